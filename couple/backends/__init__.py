@@ -1,0 +1,1 @@
+"""What `couple` knows about particular model families: how they load, how their latents lie in memory."""

@@ -1,0 +1,336 @@
+"""One trajectory's pipeline call: a greenlet that can be paused, and the two places where it pauses.
+
+A call pauses at the forward of a network it shares (a `merging.Request`) and at `scheduler.step` (an `Arrival`).
+The hooks in the schedulers and networks only post what they were given and wait; the engine decides what happens.
+
+Clock: a call that is about to take step i of K is at progress i / K, exactly (`Fraction`). Calls with unequal step
+counts are due at different meetings; meanwhile the others are represented by the prediction of their last step.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import copy
+import functools
+import inspect
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from fractions import Fraction
+from typing import Any
+
+import greenlet
+import torch
+from torch import Tensor, nn
+
+from couple import hooks, schedulers
+from couple.merging import Request
+from couple.modes import Modes
+from couple.trajectory import Trajectory
+from couple.weights import Level
+
+HALF = (torch.float16, torch.bfloat16)
+
+
+class Abandoned(BaseException):
+    """Raised inside the other calls when one has failed; no `except Exception` of a pipeline may swallow it."""
+
+
+class Turn(greenlet.greenlet):
+    """The greenlet of a call; hooks find the call they run in by `greenlet.getcurrent()`."""
+
+    call: Call
+
+
+class Call:
+    """One trajectory's pipeline call: its private pipeline, its torch modes, its place on the clock.
+
+    Attributes:
+        waits: what the call waits at; None while it runs or after it has ended.
+        output: what the pipeline returned.
+        steps: how many steps have been begun.
+        total: how many there are, as far as the scheduler tells.
+    """
+
+    def __init__(self, trajectory: Trajectory, processors: hooks.Processors) -> None:
+        """Make the private pipeline; nothing runs yet."""
+        self.trajectory = trajectory
+        self.waits: Request | Arrival | None = None
+        self.output: Any = None
+        self.steps = 0
+        self.total = 1
+        self.state = MasterState()
+        self.original_steps = False
+        self.modes = Modes.current()
+        self.processors = processors.now()
+        self.cache_contexts: dict[int, tuple[str, dict[str, Any]]] = {}
+        self._layers = processors
+        self._guard: torch.inference_mode | None = None
+        self._abandoned = False
+        self._hub = greenlet.getcurrent()
+        self._turn = Turn(self._run)
+        self._turn.call = self
+        self._turn.gr_context = contextvars.copy_context()
+        self._pipeline = hooks.private_copy(trajectory.pipeline, functools.partial(hooked_scheduler, self))
+
+    def _run(self) -> None:
+        self.output = self._pipeline(**self.trajectory.call_kwargs)
+
+    @property
+    def alive(self) -> bool:
+        """Whether the pipeline call has not ended yet."""
+        return not self._turn.dead
+
+    @property
+    def running(self) -> bool:
+        """Whether this call is the one that runs right now."""
+        return greenlet.getcurrent() is self._turn
+
+    def wait(self, what: Request | Arrival) -> Any:
+        """Pause (from inside the call) until the engine resumes it; return what it is given."""
+        if self._abandoned:
+            raise Abandoned
+        self.waits = what
+        return self._hub.switch()
+
+    def resume(self, value: Any = None) -> None:
+        """Run this call until it pauses again or ends. An error inside it is raised here."""
+        with self._in_force():
+            self._turn.switch(value) if self._turn else self._turn.switch()
+
+    def abandon(self) -> None:
+        """Make a paused call unwind: its `finally` blocks run, and what they raise is of no interest any more."""
+        self._abandoned = True
+        if self._turn:
+            with self._in_force(), suppress(Abandoned, Exception):
+                self._turn.throw(Abandoned)
+
+    @contextmanager
+    def _in_force(self) -> Iterator[None]:
+        """Give the thread this call's torch modes and attention processors; keep what it leaves behind."""
+        outside = Modes.current()
+        self.waits = None
+        if self._guard is not None:
+            self._guard.__exit__(None, None, None)
+        self.modes.enter()
+        self._layers.put(self.processors)
+        try:
+            yield
+        finally:
+            self.modes = Modes.current()
+            self.processors = self._layers.now()
+            self._guard = outside.enter()
+
+    def advance(self, scheduler: Any, timestep: Any) -> Fraction:
+        """Count one step and return the progress before it, in [0, 1)."""
+        if self.steps == 0:
+            self.total = _steps_ahead(scheduler, timestep)
+        done = self.steps
+        self.steps += 1
+        # Some pipelines step more often than `timesteps` is long (one step a window): the clock just never ends.
+        self.total = max(self.total, self.steps)
+        return Fraction(done, self.total)
+
+
+class Arrival:
+    """One call waiting at `scheduler.step`: its prediction, its levels, and the step still to be taken.
+
+    Attributes:
+        trajectory: whose call this is.
+        scheduler: the private scheduler that steps.
+        progress: how far the call is before this step, in [0, 1).
+        position: number of this step, from 1, and how many there are.
+        pull: what was added to the state landed on, None if nothing.
+        result: what the pipeline gets back from `scheduler.step`.
+    """
+
+    def __init__(self, call: Call, stock_step: Callable[..., Any], bound: inspect.BoundArguments) -> None:
+        """Take note of the arguments of the stock `step`, bound to its signature."""
+        self.trajectory = call.trajectory
+        self.scheduler = bound.args[0]
+        self.pull: Tensor | None = None
+        self.result: Any = None
+        self._call = call
+        self._stock_step = stock_step
+        self._bound = bound
+        self.progress = call.advance(self.scheduler, bound.arguments.get("timestep"))
+        self.position = (call.steps, call.total)
+
+    @property
+    def model_output(self) -> Tensor:
+        """The guided network output, as the pipeline hands it to the scheduler."""
+        return self._bound.arguments["model_output"]
+
+    @property
+    def timestep(self) -> Any:
+        """The timestep handed to the scheduler."""
+        return self._bound.arguments["timestep"]
+
+    @property
+    def sample(self) -> Tensor:
+        """The state before the step; the float32 one behind it where the pipeline works in half precision."""
+        return self._call.state.behind(self._bound.arguments["sample"])
+
+    @functools.cached_property
+    def levels(self) -> schedulers.Levels:
+        """Alpha and sigma before and after the step."""
+        extra = {k: v for k, v in self._bound.arguments.items() if k not in ("self", "timestep")}
+        return schedulers.levels(self.scheduler, self.timestep, **extra)
+
+    @functools.cached_property
+    def level(self) -> Level:
+        """The level landed on, as weight laws see it."""
+        levels = self.levels
+        return Level.landing(
+            progress=float(self.progress),
+            alpha=_mean(levels.alpha),
+            sigma=_mean(levels.sigma),
+            alpha_next=_mean(levels.alpha_next),
+            sigma_next=_mean(levels.sigma_next),
+        )
+
+    @functools.cached_property
+    def x0(self) -> Tensor:
+        """The clean prediction, float32 (float64 for float64 states), shape of the state."""
+        with self._call.modes.entered():
+            return schedulers.predict_x0(self.scheduler, self.model_output, self.timestep, self.sample, self.levels)
+
+    def step(self, pull: Tensor | None = None) -> None:
+        """Take the stock step and add `pull` (float32, shape of the state) to the state landed on.
+
+        Without a pull, now or before, this is the stock step on the stock arguments, and the pipeline gets the very
+        object it returned.
+        """
+        arguments = self._bound.arguments
+        given, state = arguments["sample"], self._call.state
+        with self._call.modes.entered():
+            if pull is None and not state.kept:
+                self.result = self._stock_step(*self._bound.args, **self._bound.kwargs)
+                return
+            if given.dtype in HALF or self.model_output.dtype in HALF:
+                # Stock schedulers return the dtype of the output: in bfloat16 a small pull would be rounded away.
+                arguments["sample"] = self.sample
+                arguments["model_output"] = self.model_output.float()
+            result = self._stock_step(*self._bound.args, **self._bound.kwargs)
+            landed = result[0] if isinstance(result, tuple) else result.prev_sample
+            if pull is not None:
+                if isinstance(self.levels.sigma_next, Tensor):
+                    # Tokens on levels of their own: laws see the mean, each token is pulled by its own sigma.
+                    pull = pull * (self.levels.sigma_next / self.level.sigma)
+                landed = landed + pull.to(landed.dtype)
+                schedulers.carry(self.scheduler, pull)
+                self.pull = pull
+            returned = state.keep(landed, given.dtype)
+        if isinstance(result, tuple):
+            self.result = (returned, *result[1:])
+        else:
+            result.prev_sample = returned
+            self.result = result
+
+
+class MasterState:
+    """The float32 state behind the half-precision one that a pipeline carries from step to step."""
+
+    def __init__(self) -> None:
+        """Nothing is kept before the first pull."""
+        self._master: Tensor | None = None
+        self._given: Tensor | None = None
+        self._edits: int | None = None
+
+    @property
+    def kept(self) -> bool:
+        """Whether a pull has made this state differ from the pipeline's."""
+        return self._master is not None
+
+    def behind(self, sample: Tensor) -> Tensor:
+        """Return the float32 state for which the pipeline was given `sample`, if it has not edited it since."""
+        if sample.dtype not in HALF:
+            return sample
+        if self._master is not None and sample is self._given and hooks.version(sample) == self._edits:
+            return self._master
+        return sample.float()
+
+    def keep(self, landed: Tensor, dtype: torch.dtype) -> Tensor:
+        """Return `landed` in the pipeline's dtype and, if that loses precision, remember it as it is."""
+        returned = landed.to(dtype)
+        if dtype in HALF:
+            self._master, self._given, self._edits = landed, returned, hooks.version(returned)
+        return returned
+
+
+def hooked_scheduler(call: Call, cls: type) -> type:
+    """Make the class of a private scheduler: its `step` is a meeting, its deep copies know that they are copies."""
+    carrying = schedulers.carrying_class(cls)
+    signature = inspect.signature(cls.step)
+
+    @functools.wraps(cls.step)
+    def step(self: Any, *args: Any, **kwargs: Any) -> Any:
+        # A pipeline may deep-copy its scheduler for a second state (sound beside pictures), which steps on its own,
+        # or for each frame of its only state (diffusion forcing), which is then what meets.
+        call.original_steps |= not self._is_copy
+        if not call.running or (self._is_copy and call.original_steps):
+            return carrying.step(self, *args, **kwargs)
+        arrival = Arrival(call, carrying.step, signature.bind(self, *args, **kwargs))
+        call.wait(arrival)
+        return arrival.result
+
+    def __deepcopy__(self: Any, memo: dict[int, Any]) -> Any:
+        twin = memo[id(self)] = object.__new__(type(self))
+        twin.__dict__.update(copy.deepcopy(self.__dict__, memo), _is_copy=True)
+        return twin
+
+    return hooks.subclass(carrying, {"step": step, "__deepcopy__": __deepcopy__, "_is_copy": False})
+
+
+@functools.cache
+def hooked_network(cls: type) -> type:
+    """Make the class of a shared network: a forward from inside a call is a request; others run as ever.
+
+    The class is made once, so that a compiled network does not meet a new type at every run.
+    """
+
+    def __call__(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        turn = greenlet.getcurrent()
+        if not isinstance(turn, Turn):
+            return cls.__call__(self, *args, **kwargs)
+        call = turn.call
+        context = call.cache_contexts.get(id(self))
+        cached = getattr(self, "is_cache_enabled", False)
+
+        def forward(*args: Any, **kwargs: Any) -> Any:
+            if not cached or context is None:
+                return cls.__call__(self, *args, **kwargs)
+            with cls.cache_context(self, context[0], **context[1]):
+                return cls.__call__(self, *args, **kwargs)
+
+        processors = call._layers.now()
+        return call.wait(Request(self, forward, args, kwargs, Modes.current(), processors, alone=cached))
+
+    members: dict[str, Any] = {"__call__": __call__}
+    if hasattr(cls, "cache_context"):
+
+        @contextmanager
+        def cache_context(self: nn.Module, name: str, **kwargs: Any) -> Iterator[None]:
+            # Step caches are keyed by this name; two calls under one name would read each other's residuals.
+            turn = greenlet.getcurrent()
+            if isinstance(turn, Turn):
+                name = f"{name} {id(turn.call)}"
+                turn.call.cache_contexts[id(self)] = (name, kwargs)
+            with cls.cache_context(self, name, **kwargs):
+                yield
+
+        members["cache_context"] = cache_context
+    return hooks.subclass(cls, members)
+
+
+def _steps_ahead(scheduler: Any, timestep: Any) -> int:
+    """How many steps the scheduler's table holds from `timestep` on (img2img starts in the middle)."""
+    table = getattr(scheduler, "timesteps", None)
+    if table is None or (isinstance(timestep, Tensor) and timestep.ndim > 0):
+        return 1
+    table = [float(t) for t in table]
+    start = float(timestep)
+    return len(table) - (table.index(start) if start in table else 0)
+
+
+def _mean(level: float | Tensor) -> float:
+    return float(level.mean()) if isinstance(level, Tensor) else level

@@ -1,0 +1,42 @@
+"""The `couple` command: what it is called with, and how it says that something is wrong.
+
+Mistakes are told in one sentence on standard error. The exit code is 2 when the command line is at fault, 1
+when the run is, 130 after Ctrl-C.
+"""
+
+import sys
+
+import typer
+from typer.exceptions import TyperException
+
+from couple.cli.image import image
+
+app = typer.Typer(no_args_is_help=True, add_completion=False)
+app.command()(image)
+
+
+@app.callback()
+def _root() -> None:
+    """Sample several pictures at once and let them pull on each other while they denoise."""
+
+
+def main() -> None:
+    """Run the command line and leave with its exit code."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: list[str]) -> int:
+    """Run one command line and return its exit code, having told any mistake on standard error."""
+    try:
+        app(arguments, prog_name="couple", standalone_mode=False)
+    except TyperException as error:
+        if message := error.format_message():
+            print(f"couple: {message}", file=sys.stderr)
+        return error.exit_code
+    except (ValueError, NotImplementedError, FloatingPointError, OSError) as error:
+        print(f"couple: {error}", file=sys.stderr)
+        return 1
+    except (KeyboardInterrupt, typer.Abort):
+        print("couple: interrupted; nothing was written.", file=sys.stderr)
+        return 130
+    return 0

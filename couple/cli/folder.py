@@ -1,0 +1,86 @@
+"""The folder a run leaves behind: whole, or not at all.
+
+Everything is written into a hidden folder beside the wanted one, which takes its name at the very end. The
+hidden folder is made before anything slow, so that a place that cannot be written to is known at once.
+"""
+
+import os
+import re
+import secrets
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+RECORD = "run.json"
+
+
+def slug(text: str, longest: int = 40) -> str:
+    """The text as part of a file name: lower case, words joined by dashes, "untitled" if nothing is left."""
+    words = re.findall(r"\w+", text.lower())
+    return "-".join(words)[:longest].rstrip("-") or "untitled"
+
+
+def unused_folder(prompts: Sequence[str], parent: Path = Path("out")) -> Path:
+    """A folder under `parent` named for the prompts, numbered when earlier runs have taken the name."""
+    name = slug("-".join(prompts), 60)
+    folder, number = parent / name, 1
+    while folder.exists():
+        number += 1
+        folder = parent / f"{name}-{number}"
+    return folder
+
+
+@contextmanager
+def whole_folder(folder: Path) -> Iterator[Path]:
+    """Yield an empty folder whose contents become `folder` if, and only if, the block ends well.
+
+    An earlier run at `folder` is replaced. On any exception the temporary folder and the parents made for it
+    are removed and `folder` is as it was.
+
+    Raises:
+        ValueError: If `folder` is a file, holds something other than an earlier run, or cannot be written.
+    """
+    if folder.is_dir():
+        if any(folder.iterdir()) and not (folder / RECORD).is_file():
+            raise ValueError(
+                f"--out {folder} is a folder with other things in it; name a new one, e.g. --out {folder / 'run'}."
+            )
+    elif os.path.lexists(folder):
+        raise ValueError(f"--out {folder} is a file; name a folder, e.g. --out {folder.with_suffix('')}-run.")
+    made = [parent for parent in folder.absolute().parents if not parent.exists()]
+    temporary = _beside(folder)
+    try:
+        try:
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            temporary.mkdir()
+        except OSError as error:
+            raise ValueError(
+                f"--out {folder} cannot be made ({error.strerror}); name a folder you may write to, e.g. --out out/run."
+            ) from error
+        yield temporary
+        _replace(folder, temporary)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        for parent in made:
+            if parent.is_dir() and not any(parent.iterdir()):
+                parent.rmdir()
+        raise
+
+
+def _beside(folder: Path) -> Path:
+    return folder.parent / f".{folder.name}-{secrets.token_hex(4)}"
+
+
+def _replace(folder: Path, new: Path) -> None:
+    old = None
+    if folder.exists():
+        old = folder.rename(_beside(folder))
+    try:
+        new.rename(folder)
+    except OSError:
+        if old is not None:
+            old.rename(folder)
+        raise
+    if old is not None:
+        shutil.rmtree(old)

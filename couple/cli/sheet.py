@@ -1,0 +1,111 @@
+"""The contact sheet: prompts across, one row of pictures for each way of sampling them.
+
+Pictures are shown at one height, small ones enlarged, so that a 64 pixel sample can be judged on a screen.
+Nothing here knows where the pictures come from.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import cast
+
+from PIL import Image, ImageDraw, ImageFont
+
+_PAPER, _INK, _PALE = (250, 249, 246), (29, 29, 31), (118, 118, 123)
+_MARGIN, _GAP, _LABEL_LINES = 32, 12, 3
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of the sheet.
+
+    Attributes:
+        name: What the row shows, e.g. "coupled".
+        note: A short measured fact under the name, or "".
+        pictures: One RGB picture for each label of the sheet.
+    """
+
+    name: str
+    note: str
+    pictures: Sequence[Image.Image]
+
+
+def contact_sheet(rows: Sequence[Row], labels: Sequence[str], *, height: int = 288) -> Image.Image:
+    """Lay rows of pictures out under their labels.
+
+    Args:
+        rows: From top to bottom; each holds as many pictures as there are labels.
+        labels: One for each column; wrapped to its width, cut after three lines.
+        height: Height of a picture on the sheet, in pixels.
+
+    Returns:
+        An RGB image.
+
+    Raises:
+        ValueError: If a row and the labels differ in number.
+    """
+    for row in rows:
+        if len(row.pictures) != len(labels):
+            raise ValueError(f"row {row.name!r} has {len(row.pictures)} pictures for {len(labels)} labels.")
+    label_font, name_font, note_font = (_font(size) for size in (19, 19, 14))
+    pictures = [[_scaled(picture, height) for picture in row.pictures] for row in rows]
+    widths = [max(column[i].width for column in pictures) for i in range(len(labels))]
+    wrapped = [_wrap(label, label_font, width) for label, width in zip(labels, widths, strict=True)]
+
+    line = label_font.size * 1.3
+    top = _MARGIN + round(line * max(len(lines) for lines in wrapped)) + _GAP
+    texts = [(row.name, name_font) for row in rows] + [(row.note, note_font) for row in rows]
+    left = _MARGIN + round(max(font.getlength(text) for text, font in texts)) + 2 * _GAP
+    size = (
+        left + sum(widths) + _GAP * (len(widths) - 1) + _MARGIN,
+        top + len(rows) * height + _GAP * (len(rows) - 1) + _MARGIN,
+    )
+    sheet = Image.new("RGB", size, _PAPER)
+    draw = ImageDraw.Draw(sheet)
+
+    x = left
+    for lines, width in zip(wrapped, widths, strict=True):
+        bottom = top - _GAP
+        for k, text in enumerate(reversed(lines)):
+            draw.text((x + width / 2, bottom - k * line), text, fill=_INK, font=label_font, anchor="mb")
+        x += width + _GAP
+    for r, row in enumerate(rows):
+        y = top + r * (height + _GAP)
+        middle = y + height / 2
+        draw.text((left - 2 * _GAP, middle), row.name, fill=_INK, font=name_font, anchor="rs")
+        draw.text((left - 2 * _GAP, middle + 8), row.note, fill=_PALE, font=note_font, anchor="rt")
+        x = left
+        for picture, width in zip(pictures[r], widths, strict=True):
+            sheet.paste(picture, (x + (width - picture.width) // 2, y))
+            x += width + _GAP
+    return sheet
+
+
+def _font(size: int) -> ImageFont.FreeTypeFont:
+    # Pillow brings one outline font along; load_default(size) is typed as if it might be a bitmap.
+    return cast(ImageFont.FreeTypeFont, ImageFont.load_default(size))
+
+
+def _scaled(picture: Image.Image, height: int) -> Image.Image:
+    width = round(picture.width * height / picture.height)
+    return picture.convert("RGB").resize((width, height), Image.Resampling.LANCZOS)
+
+
+def _wrap(text: str, font: ImageFont.FreeTypeFont, width: int) -> list[str]:
+    lines = [""]
+    for word in text.split():
+        longer = f"{lines[-1]} {word}".strip()
+        if lines[-1] and font.getlength(longer) > width:
+            lines.append(word)
+        else:
+            lines[-1] = longer
+    if len(lines) > _LABEL_LINES:
+        lines = [*lines[: _LABEL_LINES - 1], f"{lines[_LABEL_LINES - 1]} ..."]
+    return [_cut(line, font, width) for line in lines]
+
+
+def _cut(line: str, font: ImageFont.FreeTypeFont, width: int) -> str:
+    if font.getlength(line) <= width:
+        return line
+    while line and font.getlength(f"{line}...") > width:
+        line = line[:-1]
+    return f"{line}..."

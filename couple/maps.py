@@ -1,0 +1,175 @@
+"""Differentiable maps from a state to what an energy compares: `trajectory.through(map)`.
+
+A map is any callable from a tensor to a tensor that autograd can differentiate; the ones here cover rows,
+frames, crops, sizes and coarse structure. Maps that only cut a piece out (`row`, `frame`, `crop`) are marked
+`is_slice`: squared distances through them keep their closed form. Energies live in `couple.energies`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+
+
+@dataclass(frozen=True)
+class row:
+    """Row `k` of the batch axis, kept as a batch of one.
+
+    Args:
+        k: row index; negative counts from the end.
+
+    Example:
+        >>> row(1)(torch.arange(3)).tolist()
+        [1]
+    """
+
+    k: int
+    dim: ClassVar[int] = 0
+    is_slice: ClassVar[bool] = True
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """Cut the row out of `x`, shape (B, ...), giving (1, ...)."""
+        _check_index(self.k, 0, x, self)
+        return x.narrow(0, self.k, 1)
+
+
+@dataclass(frozen=True)
+class frame:
+    """Latent frame `k` of a video; the frame axis goes, so a frame compares with an image latent.
+
+    Args:
+        k: frame index; negative counts from the end.
+        dim: the frame axis; 2 in diffusers' (B, C, F, H, W).
+
+    Example:
+        >>> frame(0)(torch.zeros(1, 4, 3, 8, 8)).shape
+        torch.Size([1, 4, 8, 8])
+    """
+
+    k: int
+    dim: int = 2
+    is_slice: ClassVar[bool] = True
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """Cut the frame out of `x`."""
+        _check_index(self.k, self.dim, x, self)
+        return x.select(self.dim, self.k)
+
+
+@dataclass(frozen=True)
+class crop:
+    """A rectangle of the last two axes.
+
+    Args:
+        top: first row, in pixels of the state.
+        left: first column.
+        height: rows kept.
+        width: columns kept.
+
+    Example:
+        >>> crop(0, 4, 2, 3)(torch.zeros(1, 4, 8, 8)).shape
+        torch.Size([1, 4, 2, 3])
+    """
+
+    top: int
+    left: int
+    height: int
+    width: int
+    is_slice: ClassVar[bool] = True
+
+    def __post_init__(self):
+        """Refuse an empty rectangle."""
+        if min(self.top, self.left) < 0 or min(self.height, self.width) < 1:
+            raise ValueError(f"{call(self)}: top and left must be 0 or more, height and width 1 or more.")
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """Cut the rectangle out of `x`, shape (..., H, W)."""
+        if x.ndim < 2 or self.top + self.height > x.shape[-2] or self.left + self.width > x.shape[-1]:
+            raise ValueError(f"{call(self)} does not fit in a state of shape {tuple(x.shape)}.")
+        return x[..., self.top : self.top + self.height, self.left : self.left + self.width]
+
+
+@dataclass(frozen=True)
+class resize:
+    """The last two axes resized to `height` x `width`, bilinear and antialiased.
+
+    Args:
+        height: new height, in pixels of the state.
+        width: new width.
+
+    Example:
+        >>> resize(4, 6)(torch.ones(1, 4, 8, 8)).shape
+        torch.Size([1, 4, 4, 6])
+    """
+
+    height: int
+    width: int
+
+    def __post_init__(self):
+        """Refuse an empty size."""
+        if min(self.height, self.width) < 1:
+            raise ValueError(f"{call(self)}: height and width must be 1 or more.")
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """Resize `x`, shape (..., H, W)."""
+        planes = _planes(x, self)
+        resized = F.interpolate(planes, (self.height, self.width), mode="bilinear", antialias=True)
+        return resized.reshape(*x.shape[:-2], self.height, self.width)
+
+
+@dataclass(frozen=True)
+class low_pass:
+    """Every `size` x `size` block of the last two axes replaced by its mean: what is smaller than a block
+    goes.
+
+    An orthogonal projection: applied twice it changes nothing, and it is its own adjoint. Blocks cut by the
+    lower or right border are averaged over the part inside.
+
+    Args:
+        size: edge of a block, in pixels of the state.
+
+    Example:
+        >>> low_pass(2)(torch.tensor([[1.0, 2.0], [3.0, 6.0]]))
+        tensor([[3., 3.],
+                [3., 3.]])
+    """
+
+    size: int
+    example: ClassVar[str] = "low_pass(8)"
+
+    def __post_init__(self):
+        """Refuse a size that is not a positive whole number."""
+        if not isinstance(self.size, int) or self.size < 1:
+            raise ValueError(f"low_pass: `size` must be a whole number of pixels, 1 or more, e.g. low_pass(8); "
+                             f"got {self.size!r:.80}.")
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """Project `x`, shape (..., H, W)."""
+        height, width = x.shape[-2:] if x.ndim > 1 else (0, 0)
+        means = F.avg_pool2d(_planes(x, self), self.size, ceil_mode=True, count_include_pad=False)
+        blocks = means.repeat_interleave(self.size, -1).repeat_interleave(self.size, -2)
+        return blocks[..., :height, :width].reshape(x.shape)
+
+
+def call(value) -> str:
+    """Write a map, energy or law the way it is made, e.g. `low_pass(8)`."""
+    fields = getattr(value, "__dataclass_fields__", None)
+    if fields is None:
+        return getattr(value, "__name__", repr(value))
+    return f"{type(value).__name__}({', '.join(f'{getattr(value, name)!r:.40}' for name in fields)})"
+
+
+def _planes(x: torch.Tensor, map) -> torch.Tensor:
+    if x.ndim < 2:
+        raise ValueError(f"{call(map)} works on states of shape (..., H, W); got {tuple(x.shape)}.")
+    return x.reshape(1, -1, *x.shape[-2:])
+
+
+def _check_index(k: int, dim: int, x: torch.Tensor, map) -> None:
+    if not -x.ndim <= dim < x.ndim:
+        raise IndexError(f"{call(map)}: a state of shape {tuple(x.shape)} has no axis {dim}.")
+    if not -x.shape[dim] <= k < x.shape[dim]:
+        raise IndexError(f"{call(map)}: axis {dim} of a state of shape {tuple(x.shape)} has no index {k}.")

@@ -1,0 +1,21 @@
+"""What happens when calls meet at a step: the coupling itself."""
+
+from __future__ import annotations
+
+from couple import coupling
+from couple.engine import Meeting
+
+
+class Coupled:
+    """Coupled diffusion sampling (arXiv 2510.14981, Eq. 8-9), on any graph of trajectories.
+
+    Everyone's prediction is made before any state moves (a Jacobi update); then each takes its stock step and is
+    pulled by `-sigma' grad_x0 sum_e weight_e E_e`, where sigma' is the noise level landed on.
+    """
+
+    def meet(self, meeting: Meeting) -> None:
+        """Take the steps that are due, and pull."""
+        moving = [a.trajectory for a in meeting.due if a.trajectory in meeting.x0 and a.levels.completes]
+        pulls = coupling.pulls(meeting.x0, meeting.edges, meeting.levels, moving) if moving else {}
+        for arrival in meeting.due:
+            arrival.step(pulls.get(arrival.trajectory))

@@ -1,0 +1,45 @@
+"""Reading a scheduler's tables and its place in them, without changing it and without waiting for a device.
+
+Tables (`sigmas`, `alphas_cumprod`, `timesteps`) are read once into lists of Python floats and kept for as long as the
+tensor lives unchanged; the place is found the way the scheduler itself will find it.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
+
+_lists: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
+
+
+def numbers(table: Tensor | Sequence[float]) -> Sequence[float]:
+    """The values of a one-dimensional table as Python numbers; a device tensor is read once, not once a step."""
+    if not isinstance(table, Tensor):
+        return table
+    version = 0 if table.is_inference() else table._version
+    kept = _lists.get(table)
+    if kept is None or kept[0] != version:
+        kept = _lists[table] = (version, table.tolist())
+    return kept[1]
+
+
+def at(table: Tensor | Sequence[float], index: int) -> float:
+    """Entry `index` of a table, or its last one for steps taken beyond the end."""
+    values = numbers(table)
+    return float(values[min(index, len(values) - 1)])
+
+
+def step_index(scheduler: Any, timestep: float | Tensor) -> int:
+    """The index that `scheduler.step(..., timestep, ...)` will use; the scheduler may not have set it yet."""
+    for index in (scheduler._step_index, scheduler._begin_index):
+        if index is not None:
+            return index
+    if isinstance(timestep, Tensor):
+        timestep = timestep.to(scheduler.timesteps.device)
+    return scheduler.index_for_timestep(timestep)
+
+
+def number(timestep: float | Tensor) -> float:
+    """A timestep as a number; pipelines may pass one per batch row, all equal."""
+    return timestep.flatten()[0].item() if isinstance(timestep, Tensor) else timestep
