@@ -200,12 +200,12 @@ class Arrival:
         Without a pull, now or before, this is the stock step on the stock arguments, and the pipeline gets the very
         object it returned.
         """
-        arguments = self._bound.arguments
-        given, state = arguments["sample"], self._call.state
+        arguments, state = self._bound.arguments, self._call.state
         with self._call.modes.entered():
             if pull is None and not state.kept:
                 self.result = self._stock_step(*self._bound.args, **self._bound.kwargs)
                 return
+            given = arguments["sample"]
             if given.dtype in HALF or self.model_output.dtype in HALF:
                 # Stock schedulers return the dtype of the output: in bfloat16 a small pull would be rounded away.
                 arguments["sample"] = self.sample
@@ -259,6 +259,8 @@ class MasterState:
 
 def hooked_scheduler(call: Call, cls: type) -> type:
     """Make the class of a private scheduler: its `step` is a meeting, its deep copies know that they are copies."""
+    if not hasattr(cls, "step"):
+        return cls  # score-SDE predictors and correctors: nothing to meet at
     carrying = schedulers.carrying_class(cls)
     signature = inspect.signature(cls.step)
 
@@ -325,7 +327,7 @@ def hooked_network(cls: type) -> type:
 def _steps_ahead(scheduler: Any, timestep: Any) -> int:
     """How many steps the scheduler's table holds from `timestep` on (img2img starts in the middle)."""
     table = getattr(scheduler, "timesteps", None)
-    if table is None or (isinstance(timestep, Tensor) and timestep.ndim > 0):
+    if table is None or timestep is None or (isinstance(timestep, Tensor) and timestep.numel() != 1):
         return 1
     table = [float(t) for t in table]
     start = float(timestep)

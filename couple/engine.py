@@ -29,7 +29,7 @@ class Meeting:
 
     Attributes:
         due: the calls whose step is to be taken now.
-        edges: the edges of the graph.
+        edges: the edges of the graph both of whose ends have made a prediction.
         x0: everyone's latest clean prediction, those of `due` included (float32, shape of the state).
         levels: everyone's latest level landed on.
     """
@@ -110,7 +110,9 @@ class Engine:
             if arrival.trajectory in watched:
                 self._x0[arrival.trajectory] = arrival.x0
                 self._levels[arrival.trajectory] = arrival.level
-        meeting = Meeting([arrival for _, arrival in due], self._edges, self._x0, self._levels)
+        # An end that has not come to its first step (or never will) has nothing to be compared yet.
+        edges = [edge for edge in self._edges if all(end in self._x0 for end in edge.trajectories)]
+        meeting = Meeting([arrival for _, arrival in due], edges, self._x0, self._levels)
         method.meet(meeting)
         after(meeting)
         for call, _ in due:

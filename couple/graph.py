@@ -220,17 +220,18 @@ def _nodes(topology: str, nodes: Iterable[Node], least: int = 2) -> list[Node]:
 def _check_instance(label: str, argument: str, given, kind: str) -> None:
     if isinstance(given, type):
         example = getattr(given, "example", f"{given.__name__}()")
-        raise TypeError(f"edge {label}: `{argument}` is the class {given.__name__}, not {kind}. Did you mean {example}?")
+        got = f"`{argument}` is the class {given.__name__}, not {kind}"
+        raise TypeError(f"edge {label}: {got}. Did you mean {example}?")
 
 
 def _check_weight(label: str, weight) -> None:
     _check_instance(label, "weight", weight, "a weight")
     if callable(weight):
         return
-    if not isinstance(weight, Real) or isinstance(weight, bool):
+    if not isinstance(weight, (int, float, Real)) or isinstance(weight, bool):
         raise TypeError(f"edge {label}: `weight` must be a number or a law, e.g. 0.02 or weights.relax(1.0); "
                         f"got {weight!r:.80}.")  # fmt: skip
-    if not (math.isfinite(weight) and weight >= 0):
+    if not 0 <= float(weight) < math.inf:
         raise ValueError(f"edge {label}: `weight` must be a finite number, 0 or more; got {weight!r}.")
 
 

@@ -7,7 +7,7 @@ frames, crops, sizes and coarse structure. Maps that only cut a piece out (`row`
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from typing import ClassVar
 
 import torch
@@ -122,8 +122,7 @@ class resize:
 
 @dataclass(frozen=True)
 class low_pass:
-    """Every `size` x `size` block of the last two axes replaced by its mean: what is smaller than a block
-    goes.
+    """Every `size` x `size` block of the last two axes replaced by its mean: smaller things go.
 
     An orthogonal projection: applied twice it changes nothing, and it is its own adjoint. Blocks cut by the
     lower or right border are averaged over the part inside.
@@ -143,8 +142,9 @@ class low_pass:
     def __post_init__(self):
         """Refuse a size that is not a positive whole number."""
         if not isinstance(self.size, int) or self.size < 1:
-            raise ValueError(f"low_pass: `size` must be a whole number of pixels, 1 or more, e.g. low_pass(8); "
-                             f"got {self.size!r:.80}.")
+            raise ValueError(
+                f"low_pass: `size` must be a whole number, 1 or more; got {self.size!r:.80}. Did you mean low_pass(8)?"
+            )
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """Project `x`, shape (..., H, W)."""
@@ -155,11 +155,17 @@ class low_pass:
 
 
 def call(value) -> str:
-    """Write a map, energy or law the way it is made, e.g. `low_pass(8)`."""
-    fields = getattr(value, "__dataclass_fields__", None)
-    if fields is None:
+    """Write a map, energy or law the way it is made, e.g. `low_pass(8)`.
+
+    Example:
+        >>> call(crop(0, 0, 8, 8)), call(torch.sigmoid)
+        ('crop(0, 0, 8, 8)', 'sigmoid')
+    """
+    if not is_dataclass(value):
         return getattr(value, "__name__", repr(value))
-    return f"{type(value).__name__}({', '.join(f'{getattr(value, name)!r:.40}' for name in fields)})"
+    arguments = (getattr(value, field.name) for field in fields(value))
+    written = (call(argument) if callable(argument) else repr(argument) for argument in arguments)
+    return f"{type(value).__name__}({', '.join(written)})"
 
 
 def _planes(x: torch.Tensor, map) -> torch.Tensor:

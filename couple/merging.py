@@ -58,6 +58,8 @@ ROW_INDEPENDENT_PROCESSORS = frozenset(
         "XFormersAttnProcessor",
     }
 )
+#: Position ids of the Flux family are (tokens, axes), and a small picture may have as many tokens as rows.
+POSITION_IDS = frozenset({"img_ids", "txt_ids"})
 
 
 @dataclass(eq=False)
@@ -84,18 +86,17 @@ class Request:
     def __post_init__(self) -> None:
         paths, self.spec = pytree.tree_flatten_with_path((self.args, self.kwargs))
         self.leaves = [leaf for _, leaf in paths]
-        names = [str(path[-1]) for path, _ in paths]
+        names = [getattr(path[-1], "key", None) for path, _ in paths]
         tensors = [leaf for leaf in self.leaves if isinstance(leaf, Tensor) and leaf.ndim > 1]
         self.rows = tensors[0].shape[0] if tensors else 0
         self.batched = [self._has_batch(name, leaf) for name, leaf in zip(names, self.leaves, strict=True)]
         shapes = tuple(map(self._shape, self.batched, self.leaves))
         self.key = (id(self.module), self.modes, tuple(map(id, self.processors)), shapes)
 
-    def _has_batch(self, name: str, leaf: Any) -> bool:
+    def _has_batch(self, name: Any, leaf: Any) -> bool:
         if not isinstance(leaf, Tensor) or leaf.ndim == 0 or leaf.shape[0] != self.rows:
             return False
-        # Position ids of the Flux family are (tokens, axes), and a tiny picture may have as many tokens as rows.
-        return not ("_ids" in name and leaf.ndim == 2)
+        return not (name in POSITION_IDS and leaf.ndim == 2)
 
     @staticmethod
     def _shape(batched: bool, leaf: Any) -> Hashable:

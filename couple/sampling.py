@@ -120,11 +120,10 @@ def sample(
         NotImplementedError: a trajectory with an edge has a scheduler whose predictions cannot be read.
         FloatingPointError: a coupled state is no longer finite.
 
-    Example:
-        >>> import couple, torch
-        >>> left, right = (couple.ExactDenoiser.gaussian(torch.tensor([m]), 0.5) for m in (-1.0, 1.0))
     """
     trajectories, edges = _checked(trajectories, edges, max_batch)
+    if isinstance(method, type):
+        raise TypeError(f"`method` is the class {method.__name__}, not a method. Did you mean {method.__name__}()?")
     linked = {trajectory for edge in edges for trajectory in edge.trajectories}
     for trajectory in trajectories:
         if trajectory in linked or callback is not None:
@@ -136,6 +135,14 @@ def sample(
         watch = _Watch(engine, callback, bar)
         outputs = engine.run(method or Coupled(), watched, watch)
     watch.finish()
+    for call in engine.calls:
+        if call.trajectory in linked and call.steps == 0:
+            warnings.warn(
+                f"{call.trajectory.name!r} has an edge, but {type(call.trajectory.pipeline).__name__} never called "
+                "its scheduler's step: nothing was coupled.",
+                RuntimeWarning,
+                stacklevel=2,
+            )
     return Result(outputs, engine.merger.forwards, {call.trajectory: call.steps for call in engine.calls})
 
 
@@ -158,7 +165,7 @@ class _Watch:
                 norm = torch.linalg.vector_norm(arrival.pull)
                 pulled = _Pulled.at(arrival, meeting)
                 if norm.device.type == "cpu":
-                    self._judge(float(norm), pulled)
+                    self._judge(norm.numpy().item(), pulled)
                 else:
                     # Reading it now would make the device wait; a run that diverged is named when it is over.
                     self._later.append((norm, pulled))

@@ -75,9 +75,10 @@ class Trajectory(Frozen):
                 f"Load one first, e.g. {pipeline.__name__}.from_pretrained(path)."
             )
         if not callable(pipeline):
-            raise TypeError(f"`pipeline` must be a pipeline, something that can be called; got {pipeline!r:.80}.")
+            raise TypeError(f"`pipeline` must be a pipeline, which can be called; got {pipeline!r:.80}.")
         name = str(name) if name is not None else _default_name(pipeline, call_kwargs)
-        self._set(pipeline=pipeline, name=name, call_kwargs=MappingProxyType(dict(call_kwargs)), serial=next(_created))
+        kwargs = MappingProxyType(dict(call_kwargs))
+        self._set(pipeline=pipeline, name=name, call_kwargs=kwargs, serial=next(_created))
 
     def __getitem__(self, k: int) -> View:
         """View row `k` of the batch, as a batch of one; negative `k` counts from the end."""
@@ -97,12 +98,11 @@ class Trajectory(Frozen):
 
     def __repr__(self) -> str:
         """Name the trajectory and its pipeline."""
-        return f"<Trajectory {self.name!r} of {_class_name(self.pipeline)}>"
+        return f"<Trajectory {self.name!r} of {type(self.pipeline).__name__}>"
 
 
 class View(Frozen):
-    """The part of a trajectory's x0 that an edge compares; made by `a[k]`, `a.frames(k)` and
-    `a.through(map)`.
+    """What an edge compares of a trajectory's x0; made by `a[k]`, `a.frames(k)` and `a.through(map)`.
 
     Attributes:
         trajectory: whose x0 it looks at.
@@ -153,8 +153,4 @@ def view(end: Trajectory | View) -> View:
 
 def _default_name(pipeline: Any, call_kwargs: Mapping[str, Any]) -> str:
     prompt = call_kwargs.get("prompt")
-    return prompt if isinstance(prompt, str) and prompt else _class_name(pipeline)
-
-
-def _class_name(pipeline: Any) -> str:
-    return type(pipeline).__name__
+    return prompt if isinstance(prompt, str) and prompt else type(pipeline).__name__

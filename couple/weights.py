@@ -44,9 +44,7 @@ class Level:
     delta_log_snr: float
 
     @classmethod
-    def landing(
-        cls, *, progress: float, alpha: float, sigma: float, alpha_next: float, sigma_next: float
-    ) -> Level:
+    def landing(cls, *, progress: float, alpha: float, sigma: float, alpha_next: float, sigma_next: float) -> Level:
         """Build the level of a step from (alpha, sigma) to (alpha_next, sigma_next)."""
         before, after = _log_snr(alpha, sigma), _log_snr(alpha_next, sigma_next)
         return cls(progress, alpha_next, sigma_next, after, 0.0 if before == after else after - before)
@@ -95,8 +93,8 @@ class rate:
         kappa: weight per unit of log-SNR, 0 or more.
 
     Example:
-        >>> rate(0.1)(Level(0.5, 0.5, 0.5, log_snr=0.0, delta_log_snr=0.2))
-        0.02
+        >>> rate(0.5)(Level(0.5, 0.5, 0.5, log_snr=0.0, delta_log_snr=0.5))
+        0.25
     """
 
     kappa: float
@@ -115,12 +113,13 @@ class rate:
 
 @dataclass(frozen=True)
 class relax:
-    """`c * alpha' / sigma'` with `c = (1 - exp(-2 kappa s'^decay delta_log_snr)) / 2` and `s' = sigma' /
-    alpha'`.
+    """`c * alpha' / sigma'` with `c = (1 - exp(-2 kappa s'^decay delta_log_snr)) / 2`, `s' = sigma' / alpha'`.
 
-    Moves the implied x0 of each end by the share `c` of the difference. `c` never exceeds 1/2, where a pair
-    meets, so strong means agreement and never a swap; and one kappa means nearly the same on DDIM, flow Euler
-    and DDPM at any number of steps. A step from pure noise (alpha = 0) has c = 1/2.
+    Moves the implied x0 of each end by the share `c` of the difference. `c` never exceeds 1/2, where a pair meets:
+    no single step goes past agreement, and in the limit of a large kappa the samples meet instead of swapping. In
+    between, a deterministic sampler keeps every pull and may still end somewhat past agreement: two Gaussians of
+    standard deviation 0.5 and gap 2 end at 0.07 with relax(0.3), at -0.43 with relax(1) and at -0.03 with relax(1000)
+    in 20 steps of flow Euler (DDIM: 0.07, -0.52, -0.06). A step from pure noise (alpha = 0) has c = 1/2.
 
     Args:
         kappa: speed of the relaxation, 0 or more.
@@ -152,8 +151,7 @@ class relax:
 
 @dataclass(frozen=True)
 class implicit:
-    """The implicit (proximal) step of strength lambda: `lambda / (1 + 2 lambda)` for a pair, below 1/2 at any
-    lambda.
+    """The implicit (proximal) step of strength lambda: `lambda / (1 + 2 lambda)` for a pair, always below 1/2.
 
     On a graph the steps of all edges are solved together, in `couple.coupling.pulls`: x0 is replaced by the
     minimiser of its own squared displacement plus lambda times the edges' squared distances, `(I + L)^-1 x0`
@@ -224,8 +222,8 @@ class linear:
         stop_value: number or law at progress 1.
 
     Example:
-        >>> linear(0.1, 0.0)(Level(0.25, 0.1, 0.9, -4.4, 0.3))
-        0.075
+        >>> linear(1.0, 0.0)(Level(0.25, 0.1, 0.9, -4.4, 0.3))
+        0.75
     """
 
     start_value: float | Law
@@ -287,8 +285,8 @@ def scaled(weight: float | Law, factor: float) -> float | Law:
         >>> scaled(0.3, 0.5), scaled(implicit(3.0), 0.5)
         (0.15, implicit(strength=1.5))
     """
-    if isinstance(weight, Real):
-        return float(weight) * factor
+    if not callable(weight):
+        return weight * factor
     if isinstance(weight, implicit):
         return implicit(weight.strength * factor)
     if isinstance(weight, window):
@@ -338,4 +336,6 @@ def _check_weight(law: str, name: str, weight: float | Law, blend: bool = False)
     if not callable(weight):
         _check(law, name, weight)
     elif blend and is_implicit(weight):
-        raise ValueError(f"{law}: an implicit weight is a solve and cannot be blended; use window(implicit(...), ...).")
+        raise ValueError(
+            f"{law}: an implicit weight is a solve and cannot be blended. Use window(implicit(3.0), 0, 1)."
+        )

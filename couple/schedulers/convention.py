@@ -84,9 +84,9 @@ def x0_of(output: Tensor, sample: Tensor, coefficients: Relation) -> Tensor:
 def output_of(x0: Tensor, sample: Tensor, coefficients: Relation) -> Tensor:
     """Solve `a x0 = b x + c m` for the network's output m; 0 where c is 0 and the output has no say."""
     a, b, c = coefficients
-    if isinstance(c, Tensor):
+    if isinstance(a, Tensor) or isinstance(b, Tensor) or isinstance(c, Tensor):
         solved = (_wide(x0) * a - sample * b) / c
-        return torch.where(c == 0, torch.zeros_like(solved), solved)
+        return torch.where(torch.as_tensor(c) == 0, torch.zeros_like(solved), solved)
     if c == 0.0:
         return torch.zeros_like(_wide(x0))
     return torch.add(_wide(x0) * (a / c), sample, alpha=-b / c)

@@ -1,5 +1,6 @@
-"""Levels of the rectified flow schedulers, x = (1 - sigma) x0 + sigma eps, whose network predicts eps - x0 unless
-said otherwise.
+"""Levels of the rectified flow schedulers, x = (1 - sigma) x0 + sigma eps.
+
+Their networks predict eps - x0 unless said otherwise.
 """
 
 from collections.abc import Mapping
@@ -12,7 +13,9 @@ from couple.schedulers.convention import Levels
 from couple.schedulers.reading import at, number, numbers, step_index
 
 
-def between(sigma: float | Tensor, sigma_next: float | Tensor, prediction: str = "flow", completes: bool = True) -> Levels:
+def between(
+    sigma: float | Tensor, sigma_next: float | Tensor, prediction: str = "flow", completes: bool = True
+) -> Levels:
     """Levels of a step of the straight path."""
     return Levels(1.0 - sigma, sigma, 1.0 - sigma_next, sigma_next, prediction, completes)
 

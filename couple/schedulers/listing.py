@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 from couple.schedulers.refusals import REFUSED
-from couple.schedulers.support import SUPPORTED
+from couple.schedulers.support import FLOW, SUPPORTED
 
 
 class Row(NamedTuple):
@@ -46,7 +46,8 @@ def markdown() -> str:
 def _row(name: str) -> Row:
     if name in SUPPORTED:
         kind = SUPPORTED[name]
-        return Row(name, True, kind.convention, ", ".join(kind.predictions) or "its own", kind.note)
+        predictions = ", ".join(kind.predictions) or ("flow: eps - x0" if kind.convention == FLOW else "its own")
+        return Row(name, True, kind.convention, predictions, kind.note)
     if name in REFUSED:
         reason, instead = REFUSED[name]
         return Row(name, False, "", "", f"{reason}; use {instead}")

@@ -35,11 +35,16 @@ def step_index(scheduler: Any, timestep: float | Tensor) -> int:
     for index in (scheduler._step_index, scheduler._begin_index):
         if index is not None:
             return index
-    if isinstance(timestep, Tensor):
-        timestep = timestep.to(scheduler.timesteps.device)
-    return scheduler.index_for_timestep(timestep)
+    if hasattr(scheduler, "index_for_timestep"):
+        here = timestep.to(scheduler.timesteps.device) if isinstance(timestep, Tensor) else timestep
+        return scheduler.index_for_timestep(here)
+    # The rule of diffusers: the second of several equal timesteps, so that an image-to-image run skips no sigma.
+    hits = [index for index, entry in enumerate(numbers(scheduler.timesteps)) if entry == number(timestep)]
+    return hits[1] if len(hits) > 1 else hits[0]
 
 
 def number(timestep: float | Tensor) -> float:
     """A timestep as a number; pipelines may pass one per batch row, all equal."""
-    return timestep.flatten()[0].item() if isinstance(timestep, Tensor) else timestep
+    if isinstance(timestep, Tensor):
+        return timestep.item() if timestep.ndim == 0 else timestep.flatten()[0].item()
+    return timestep

@@ -5,7 +5,7 @@ from typing import Any
 from couple.schedulers.support import SUPPORTED, Support
 
 _TOKENS = "its state is discrete tokens, which have no alpha x0 + sigma eps to pull on", "a model in a continuous space"
-_INVERSION = "it runs from data to noise", "couple the sampling that follows, with {0}"
+_INVERSION = "it runs from data to noise"
 
 REFUSED: dict[str, tuple[str, str]] = {
     "AmusedScheduler": _TOKENS,
@@ -13,8 +13,11 @@ REFUSED: dict[str, tuple[str, str]] = {
     "DiscreteDDIMScheduler": _TOKENS,
     "EntropyBoundScheduler": _TOKENS,
     "VQDiffusionScheduler": _TOKENS,
-    "DDIMInverseScheduler": (_INVERSION[0], _INVERSION[1].format("DDIMScheduler")),
-    "DPMSolverMultistepInverseScheduler": (_INVERSION[0], _INVERSION[1].format("DPMSolverMultistepScheduler")),
+    "DDIMInverseScheduler": (_INVERSION, "DDIMScheduler, in the sampling that follows the inversion"),
+    "DPMSolverMultistepInverseScheduler": (
+        _INVERSION,
+        "DPMSolverMultistepScheduler, in the sampling that follows the inversion",
+    ),
     "KarrasVeScheduler": (
         "its `step` takes two sigmas and no timestep, and `step_correct` then starts over from the state before it",
         "EDMEulerScheduler or HeunDiscreteScheduler",
@@ -66,7 +69,7 @@ def check(scheduler: Any) -> None:
     """
     kind, name, config = support(scheduler), type(scheduler).__name__, scheduler.config
     given = config.get("prediction_type")
-    if kind.predictions and given not in (*kind.predictions, "original_sample"):
+    if kind.predictions and given not in kind.predictions:
         raise ValueError(
             f"{name} with prediction_type={given!r} cannot be coupled: its step takes {' or '.join(kind.predictions)}. "
             f"Use {name}.from_config(scheduler.config, prediction_type={kind.predictions[0]!r})."
@@ -76,10 +79,14 @@ def check(scheduler: Any) -> None:
             f"{name} with prediction_type='flow_prediction' needs flow sigmas, or its x0 is wrong. "
             f"Use {name}.from_config(scheduler.config, use_flow_sigmas=True)."
         )
-    _check_zero_snr(name, scheduler)
-    _check_flow_sigmas(name, config)
-    if config.get("invert_sigmas") and (config.get("stochastic_sampling") or name == "FlowMatchLCMScheduler"):
-        raise ValueError(f"{name} with invert_sigmas=True renoises with sigma and 1 - sigma exchanged. Use invert_sigmas=False.")
+    _check_zero_snr(scheduler)
+    _check_flow_sigmas(scheduler)
+    renoises = config.get("stochastic_sampling") or _is(scheduler, "FlowMatchLCMScheduler")
+    if config.get("invert_sigmas") and renoises:
+        raise ValueError(
+            f"{name} with invert_sigmas=True draws new noise with sigma and 1 - sigma exchanged, so its state is at no "
+            f"known level. Use {name}.from_config(scheduler.config, invert_sigmas=False)."
+        )
     if getattr(scheduler, "_scale_factors", None):
         raise ValueError(
             f"{name} with scale_factors changes the size of the state between steps, so a pull would not fit it. "
@@ -87,28 +94,32 @@ def check(scheduler: Any) -> None:
         )
     if config.get("stages", 1) != 1 or config.get("scheduler_type", "euler") == "dmd":
         raise ValueError(
-            f"{name} with stages={config.stages} and scheduler_type={config.scheduler_type!r} counts its sigmas from the "
-            "start to the end of a stage, not from noise to data. Use stages=1 and scheduler_type='unipc' or 'euler'."
+            f"{name} with stages={config.stages} and scheduler_type={config.scheduler_type!r} counts its sigmas from "
+            "the start to the end of a stage, not from noise to data. Use stages=1 and scheduler_type='unipc'."
         )
 
 
-def _check_zero_snr(name: str, scheduler: Any) -> None:
-    table = getattr(scheduler, "alphas_cumprod", None)
-    config = scheduler.config
-    starts_at_end = config.get("timestep_spacing") != "leading" or name in ("LCMScheduler", "TCDScheduler")
+def _is(scheduler: Any, *names: str) -> bool:
+    return any(base.__name__ in names for base in type(scheduler).__mro__)
+
+
+def _check_zero_snr(scheduler: Any) -> None:
+    table, name, config = getattr(scheduler, "alphas_cumprod", None), type(scheduler).__name__, scheduler.config
+    starts_at_end = config.get("timestep_spacing") != "leading" or _is(scheduler, "LCMScheduler", "TCDScheduler")
     if table is not None and config.get("prediction_type") == "epsilon" and starts_at_end and float(table[-1]) == 0.0:
         raise ValueError(
-            f"{name} with rescale_betas_zero_snr=True starts at alpha = 0, where prediction_type='epsilon' says nothing "
-            "about x0 and the first step is NaN. Use prediction_type='v_prediction' with a model trained for it, or "
-            "rescale_betas_zero_snr=False."
+            f"{name} with rescale_betas_zero_snr=True starts at alpha = 0, where prediction_type='epsilon' says "
+            "nothing about x0 and the first step is NaN. Use prediction_type='v_prediction' with a model trained for "
+            "it, or rescale_betas_zero_snr=False."
         )
 
 
-def _check_flow_sigmas(name: str, config: Any) -> None:
+def _check_flow_sigmas(scheduler: Any) -> None:
+    name, config = type(scheduler).__name__, scheduler.config
     if not config.get("use_flow_sigmas"):
         return
     tables = ["use_exponential_sigmas", "use_beta_sigmas", "use_lu_lambdas", "use_karras_sigmas"]
-    if name == "UniPCMultistepScheduler":
+    if _is(scheduler, "UniPCMultistepScheduler"):
         tables.remove("use_karras_sigmas")  # the one combination that diffusers converts
     for table in tables:
         if config.get(table):

@@ -1,5 +1,7 @@
-"""Levels of the schedulers that step along a table of `sigmas`: variance exploding ones, where alpha = 1, EDM and
-consistency models among them, and the multistep solvers, which keep VE sigmas but a VP (or flow) state.
+"""Levels of the schedulers that step along a table of `sigmas`.
+
+These are the variance exploding ones, where alpha = 1, EDM and consistency models among them, and the multistep
+solvers, which keep VE sigmas but a VP (or flow) state.
 """
 
 import math
@@ -38,7 +40,8 @@ def consistency(scheduler: Any, timestep: float | Tensor, options: Mapping[str, 
     index = step_index(scheduler, timestep)
     config = scheduler.config
     sigma_next = min(max(at(scheduler.sigmas, index + 1), config.sigma_min), config.sigma_max)
-    fresh = config.s_noise * math.sqrt(max(sigma_next**2 - config.sigma_min**2, 0.0))
+    last = math.isclose(sigma_next, config.sigma_min, rel_tol=1e-6)  # the table is float32
+    fresh = 0.0 if last else config.s_noise * math.sqrt(sigma_next**2 - config.sigma_min**2)
     return Levels(1.0, at(scheduler.sigmas, index), 1.0, fresh, "preconditioned")
 
 

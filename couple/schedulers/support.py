@@ -131,14 +131,14 @@ SUPPORTED: dict[str, Support] = {
         VP, vp.ddim, limit=_clip_to_one, note="redraws the known region at every step: a pull acts on the unknown one"
     ),
     "LCMScheduler": Support(VP, vp.lcm, _ESV, limit=_threshold_or_clip, note=RENOISES),
-    "TCDScheduler": Support(VP, vp.tcd, _ESV, note="`eta` = 1 " + RENOISES),
+    "TCDScheduler": Support(VP, vp.tcd, _ESV, note="with `eta` = 1 " + RENOISES),
     "ConsistencyDecoderScheduler": Support(
         VP, vp.consistency_decoder, (), vp.consistency_decoder_relation, note=RENOISES
     ),
     "PNDMScheduler": Support(VP, multistage.pndm, _EV, note="pulled when a Runge-Kutta step completes"),
     "IPNDMScheduler": Support(VP, vp.ipndm, note="predicts v; its first step ignores the network"),
     "SCMScheduler": Support(TRIGFLOW, vp.trigflow, ("trigflow",), vp.trigflow_relation, note=RENOISES),
-    "EulerDiscreteScheduler": Support(VE, sigma.variance_exploding, _ESV),
+    "EulerDiscreteScheduler": Support(VE, sigma.variance_exploding, (*_ESV, "original_sample")),
     "EulerAncestralDiscreteScheduler": Support(VE, sigma.variance_exploding, _EV),
     "LMSDiscreteScheduler": Support(VE, sigma.variance_exploding, _ESV),
     "HeunDiscreteScheduler": Support(VE, multistage.heun, _ESV, limit=_clip, note="pulled after both stages"),
@@ -153,9 +153,7 @@ SUPPORTED: dict[str, Support] = {
     "CMStochasticIterativeScheduler": Support(
         VE, sigma.consistency, (), sigma.consistency_relation, limit=_clip_to_one, note=RENOISES
     ),
-    "DPMSolverMultistepScheduler": Support(
-        VP_OR_FLOW, sigma.multistep, _MULTISTEP, limit=_threshold, **_VARIANCE
-    ),
+    "DPMSolverMultistepScheduler": Support(VP_OR_FLOW, sigma.multistep, _MULTISTEP, limit=_threshold, **_VARIANCE),
     "DPMSolverSinglestepScheduler": Support(
         VP_OR_FLOW,
         multistage.singlestep,
@@ -185,7 +183,7 @@ SUPPORTED: dict[str, Support] = {
         FLOW, flow.flow_map, note="predicts the mean velocity of a jump: x0 is the end of its straight line"
     ),
     "LTXEulerAncestralRFScheduler": Support(FLOW, flow.indexed),
-    "MiniMaxH3Scheduler": Support(FLOW, flow.reversed_time, note="predicts x0 - eps"),
+    "MiniMaxH3Scheduler": Support(FLOW, flow.reversed_time, note="predicts x0 - eps instead"),
     "PiflowScheduler": Support(
         FLOW, flow.indexed, (), read=flow.piflow_read, write=flow.piflow_write, note="x0 of the present level"
     ),

@@ -1,8 +1,7 @@
-"""Levels of the variance preserving schedulers, alpha^2 + sigma^2 = 1, and of TrigFlow, which is VP in units of
-sigma_data.
+"""Levels of the variance preserving schedulers, alpha^2 + sigma^2 = 1.
 
-Most of these keep a table of alphas_cumprod = alpha^2 by training timestep and differ in how they find the timestep
-that a step lands on.
+TrigFlow is among them, in units of sigma_data. Most of the others keep a table of alphas_cumprod = alpha^2 by
+training timestep and differ in how they find the timestep that a step lands on.
 """
 
 import math
@@ -24,8 +23,8 @@ PREDICTIONS = {
 
 
 def prediction(scheduler: Any) -> str:
-    """The scheduler's `prediction_type` in this package's words."""
-    return PREDICTIONS[scheduler.config.prediction_type]
+    """The scheduler's `prediction_type` in this package's words; one that has none predicts epsilon."""
+    return PREDICTIONS[scheduler.config.get("prediction_type", "epsilon")]
 
 
 def from_squares(scheduler: Any, square: float, square_next: float, completes: bool = True) -> Levels:
@@ -142,9 +141,7 @@ def ipndm(scheduler: Any, timestep: float | Tensor, options: Mapping[str, Any]) 
     """IPNDM: `betas` holds sigma itself, and the network predicts v."""
     index = step_index(scheduler, timestep)
     alphas, sigmas = scheduler.alphas, scheduler.betas
-    return Levels(
-        at(alphas, index), at(sigmas, index), at(alphas, index + 1), at(sigmas, index + 1), "v_prediction"
-    )
+    return Levels(at(alphas, index), at(sigmas, index), at(alphas, index + 1), at(sigmas, index + 1), "v_prediction")
 
 
 def trigflow(scheduler: Any, timestep: float | Tensor, options: Mapping[str, Any]) -> Levels:
