@@ -99,7 +99,7 @@ def test_a_coupling_draws_the_two_samples_together(name):
     norms = []
     result = couple.sample(
         [a, b],
-        couple.pair(a, b, weight=0.1),
+        couple.pair(a, b, weight=couple.weights.relax(1.0)),
         max_batch=1,
         progress=False,
         callback=lambda info: norms.append({node: float(norm) for node, norm in info.pull_norms.items()}),
