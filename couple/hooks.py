@@ -42,6 +42,11 @@ def is_scheduler_name(name: str) -> bool:
     return name == "scheduler" or name.endswith("_scheduler")
 
 
+def is_guider_name(name: str) -> bool:
+    """Tell whether a pipeline attribute of this name holds a guider: they count steps and remember past ones."""
+    return name == "guider" or name.endswith("_guider")
+
+
 def parts(pipeline: Any) -> Iterator[tuple[Any, str, Any]]:
     """Yield (owner, attribute, value) for the attributes of a pipeline and of the pipelines inside it."""
     seen: set[int] = set()
@@ -88,7 +93,7 @@ def networks(pipeline: Any) -> list[nn.Module]:
 
 
 def private_copy(pipeline: Any, hook: Callable[[type], type]) -> Any:
-    """Copy a pipeline so that it owns its schedulers and shares everything else.
+    """Copy a pipeline so that it owns what remembers a run, its schedulers and guiders, and shares everything else.
 
     Args:
         pipeline: the user's object, not changed.
@@ -114,7 +119,7 @@ def private_copy(pipeline: Any, hook: Callable[[type], type]) -> Any:
         twin = copies[id(owner)] = copy.copy(owner)
         # Written through __dict__: the pipelines' own __setattr__ would re-register the component in the config.
         for name, value in list(vars(owner).items()):
-            if is_scheduler_name(name) and value is not None:
+            if (is_scheduler_name(name) or is_guider_name(name)) and value is not None:
                 twin.__dict__[name] = own(value)
             elif _is_pipeline(value):
                 twin.__dict__[name] = clone(value)

@@ -58,8 +58,8 @@ ROW_INDEPENDENT_PROCESSORS = frozenset(
         "XFormersAttnProcessor",
     }
 )
-#: Position ids of the Flux family are (tokens, axes), and a small picture may have as many tokens as rows.
-POSITION_IDS = frozenset({"img_ids", "txt_ids"})
+#: Arguments whose matrices are (tokens, axes): a small picture may have as many tokens as the batch has rows.
+UNBATCHED = frozenset({"img_ids", "txt_ids", "image_rotary_emb"})
 
 
 @dataclass(eq=False)
@@ -86,17 +86,17 @@ class Request:
     def __post_init__(self) -> None:
         paths, self.spec = pytree.tree_flatten_with_path((self.args, self.kwargs))
         self.leaves = [leaf for _, leaf in paths]
-        names = [getattr(path[-1], "key", None) for path, _ in paths]
+        names = [{getattr(key, "key", None) for key in path} for path, _ in paths]
         tensors = [leaf for leaf in self.leaves if isinstance(leaf, Tensor) and leaf.ndim > 1]
         self.rows = tensors[0].shape[0] if tensors else 0
         self.batched = [self._has_batch(name, leaf) for name, leaf in zip(names, self.leaves, strict=True)]
         shapes = tuple(map(self._shape, self.batched, self.leaves))
         self.key = (id(self.module), self.modes, tuple(map(id, self.processors)), shapes)
 
-    def _has_batch(self, name: Any, leaf: Any) -> bool:
+    def _has_batch(self, names: set[Any], leaf: Any) -> bool:
         if not isinstance(leaf, Tensor) or leaf.ndim == 0 or leaf.shape[0] != self.rows:
             return False
-        return not (name in POSITION_IDS and leaf.ndim == 2)
+        return not (names & UNBATCHED and leaf.ndim == 2)
 
     @staticmethod
     def _shape(batched: bool, leaf: Any) -> Hashable:
@@ -194,7 +194,7 @@ class Merger:
             reason = None if _close(separate, merged) else "gave other numbers"
         except torch.OutOfMemoryError:
             raise
-        except (RuntimeError, ValueError, TypeError, IndexError, AttributeError) as error:
+        except (RuntimeError, ValueError, TypeError, IndexError, AttributeError, AssertionError) as error:
             reason = f"failed ({error})"
         self._verdicts[group[0].key] = reason is None
         if reason is not None:

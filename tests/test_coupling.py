@@ -78,7 +78,9 @@ def random_graphs(draw, quadratic=False, count=st.integers(2, 7)):
         if cut == "row and low-pass":
             a = a.through(maps.low_pass(2))
         edges.append(
-            Edge(a, b, draw(st.sampled_from(choices)), weight=draw(laws), mask=draw(masks), directed=draw(st.booleans()))
+            Edge(
+                a, b, draw(st.sampled_from(choices)), weight=draw(laws), mask=draw(masks), directed=draw(st.booleans())
+            )
         )
     return nodes, edges
 
@@ -338,7 +340,11 @@ def test_nothing_that_was_passed_in_is_changed():
     nodes = trajectories(6)
     x0s = states(nodes)
     before = {node: x0.clone() for node, x0 in x0s.items()}
-    edges = [*complete(nodes, weight=0.3), *chain(nodes, weight=0.1, energy=energies.cosine), *pair(nodes[0][0], nodes[1][1], weight=1)]
+    edges = [
+        *complete(nodes, weight=0.3),
+        *chain(nodes, weight=0.1, energy=energies.cosine),
+        *pair(nodes[0][0], nodes[1][1], weight=1),
+    ]
     pulls(x0s, edges, at(nodes))
     assert all(torch.equal(x0s[node], before[node]) and not x0s[node].requires_grad for node in nodes)
 
@@ -391,7 +397,9 @@ def implicit_reference(x0s, nodes, strengths, directed=()):
     return {node: -LEVEL.sigma * torch.from_numpy(row).reshape(shape) for node, row in zip(nodes, step, strict=True)}
 
 
-@given(graph=st.dictionaries(st.sampled_from(list(itertools.combinations(range(6), 2))), st.floats(0.01, 100), min_size=1))
+@given(
+    graph=st.dictionaries(st.sampled_from(list(itertools.combinations(range(6), 2))), st.floats(0.01, 100), min_size=1)
+)
 @settings(max_examples=40, deadline=None)
 def test_the_implicit_step_is_solved_on_the_whole_graph(graph):
     nodes = trajectories(6)
@@ -451,7 +459,9 @@ def test_rows_are_solved_with_those_they_are_joined_to():
 def test_an_implicit_step_over_ends_that_overlap_is_refused():
     a, b = trajectories(2)
     edges = [Edge(a[0], b[0], weight=weights.implicit(1.0)), Edge(a[-2], b[0], weight=weights.implicit(1.0))]
-    with pytest.raises(ValueError, match=r"'t0': an implicit weight is solved over ends that do not overlap.*row\(-2\)"):
+    with pytest.raises(
+        ValueError, match=r"'t0': an implicit weight is solved over ends that do not overlap.*row\(-2\)"
+    ):
         pulls(states([a, b]), edges, at([a, b]))
 
 

@@ -42,7 +42,9 @@ def test_the_gradient_is_zero_at_agreement(energy):
     assert torch.allclose(gradient, torch.zeros_like(a), atol=1e-12)
 
 
-@pytest.mark.parametrize("energy", [energies.squared_distance, energies.huber(0.7), energies.low_pass(2)], ids=maps.call)
+@pytest.mark.parametrize(
+    "energy", [energies.squared_distance, energies.huber(0.7), energies.low_pass(2)], ids=maps.call
+)
 def test_translations_of_both_change_nothing(energy):
     a, b, shift = draw(0, 3, 2, 3, 4, 3)
     assert torch.isclose(energy(a + shift, b + shift), energy(a, b), rtol=1e-12)

@@ -66,7 +66,9 @@ def schedule_of(family):
 
 def priors_of(count):
     generator = np.random.default_rng(1)
-    return [oracle.Gaussian(generator.normal(size=SHAPE[1:]), generator.uniform(0.1, 1.5, SHAPE[1:])) for _ in range(count)]
+    return [
+        oracle.Gaussian(generator.normal(size=SHAPE[1:]), generator.uniform(0.1, 1.5, SHAPE[1:])) for _ in range(count)
+    ]
 
 
 def weight_along(law, schedule):
@@ -129,7 +131,9 @@ def test_uncoupled_samples_are_exact(family):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("law", [0.05, 0.8, weights.relax(1.0), weights.rate(0.1), weights.window(0.2, 0.2, 0.6)], ids=str)
+@pytest.mark.parametrize(
+    "law", [0.05, 0.8, weights.relax(1.0), weights.rate(0.1), weights.window(0.2, 0.2, 0.6)], ids=str
+)
 def test_a_pair_follows_the_recursion_under_every_law(family, law):
     assert_couple_equals_the_oracle([family] * 2, [(0, 1, law, None, False)])
 
@@ -153,7 +157,12 @@ def test_every_topology_follows_the_recursion(family, count, ends):
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_directions_and_masks_follow_the_recursion(family):
-    edges = [(0, 1, 0.1, None, True), (1, 2, 0.2, MASK, False), (2, 0, 0.1, MASK > 0.5, True), (0, 2, 0.05, None, False)]
+    edges = [
+        (0, 1, 0.1, None, True),
+        (1, 2, 0.2, MASK, False),
+        (2, 0, 0.1, MASK > 0.5, True),
+        (0, 2, 0.05, None, False),
+    ]
     assert_couple_equals_the_oracle([family] * 3, edges)
 
 

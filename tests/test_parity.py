@@ -18,8 +18,7 @@ families = pytest.mark.parametrize("name", FAMILIES)
 def trajectories(name, **changes):
     family = FAMILIES[name]
     return [
-        couple.Trajectory(family.pipeline(), name=f"{name} {k}", **{**family.arguments(k), **changes})
-        for k in (0, 1)
+        couple.Trajectory(family.pipeline(), name=f"{name} {k}", **{**family.arguments(k), **changes}) for k in (0, 1)
     ]
 
 

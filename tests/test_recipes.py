@@ -25,7 +25,9 @@ def test_at_weight_0_both_rows_of_the_recipe_are_the_same_pictures(tmp_path):
         assert (tmp_path / f"coupled-{i}.png").read_bytes() == (tmp_path / f"uncoupled-{i}.png").read_bytes()
 
 
-@pytest.mark.parametrize("recipe", sorted((Path(__file__).parents[1] / "recipes").glob("*.py")), ids=lambda path: path.name)
+@pytest.mark.parametrize(
+    "recipe", sorted((Path(__file__).parents[1] / "recipes").glob("*.py")), ids=lambda path: path.name
+)
 def test_a_recipe_is_short_enough_to_read_at_once(recipe):
     assert len(recipe.read_text().splitlines()) <= 100
 

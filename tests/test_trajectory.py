@@ -79,7 +79,10 @@ def test_labels_say_how_a_view_was_made():
     assert clip[-1].label == "clip[-1]"
     assert clip.frames(3).label == "clip.frames(3)"
     assert clip.through(maps.low_pass(8)).label == "clip through low_pass(8)"
-    assert clip[0].through(torch.tanh).through(maps.crop(0, 0, 2, 2)).label == "clip[0] through tanh through crop(0, 0, 2, 2)"
+    assert (
+        clip[0].through(torch.tanh).through(maps.crop(0, 0, 2, 2)).label
+        == "clip[0] through tanh through crop(0, 0, 2, 2)"
+    )
     assert "clip[0]" in repr(clip[0])
 
 

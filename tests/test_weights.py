@@ -96,7 +96,9 @@ def test_rate_adds_up_to_the_log_snr_covered_however_many_steps_there_are():
     kappa=st.floats(0, 1e6), decay=st.floats(0, 3),
     before=st.floats(1e-4, 1e4), after=st.floats(1e-4, 1e4), scale=st.floats(1e-2, 1e2),
 )  # fmt: skip
-def test_relax_moves_the_implied_x0_by_at_most_half_the_difference_in_any_convention(kappa, decay, before, after, scale):
+def test_relax_moves_the_implied_x0_by_at_most_half_the_difference_in_any_convention(
+    kappa, decay, before, after, scale
+):
     level = Level.landing(progress=0, alpha=1, sigma=before, alpha_next=scale, sigma_next=scale * after)
     # A pull of sigma' w d moves x0 = x / alpha' by sigma' w d / alpha'.
     share = weights.relax(kappa, decay)(level) * level.sigma / level.alpha

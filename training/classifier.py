@@ -11,10 +11,10 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional as F
+from world import Scene, random_scene, render
 
 from couple import bundled
 from couple.metrics.faithfulness import RenderClassifier
-from world import Scene, random_scene, render
 
 BATCH = 64
 

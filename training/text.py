@@ -83,6 +83,4 @@ def t5_encoder(tokenizer: T5TokenizerFast) -> T5EncoderModel:
 
 def tokenize(tokenizer: CLIPTokenizer | T5TokenizerFast, prompts: list[str], length: int) -> torch.Tensor:
     """Token ids as `FluxPipeline` makes them, shape (B, length), int64."""
-    return tokenizer(
-        prompts, padding="max_length", max_length=length, truncation=True, return_tensors="pt"
-    ).input_ids
+    return tokenizer(prompts, padding="max_length", max_length=length, truncation=True, return_tensors="pt").input_ids

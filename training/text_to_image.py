@@ -17,18 +17,20 @@ import math
 import time
 from pathlib import Path
 
+import text
 import torch
-from diffusers import FlowMatchEulerDiscreteScheduler, FluxTransformer2DModel
+from autoencoder import CHANNELS, build, encode, train_decoder
+from diffusers import FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
-
-import text
-from autoencoder import CHANNELS, encode
 from world import SIZE, random_scene, render
+
+from couple.bundled import text_to_image
 
 BATCH = 64
 STEPS = 6000
+DECODER_STEPS = 400
 WARM_UP = 100
 DECAY = 0.35
 """Share of the steps over which the learning rate falls to zero."""
@@ -132,9 +134,7 @@ def optimizers(model: Model) -> list[torch.optim.Optimizer]:
     for name, parameter in model.named_parameters():
         inside = "transformer_blocks" in name and "norm" not in name
         (matrices if inside and parameter.ndim == 2 else rest).append(parameter)
-    muon = torch.optim.Muon(
-        matrices, lr=LEARNING_RATE["muon"], weight_decay=0.01, adjust_lr_fn="match_rms_adamw"
-    )
+    muon = torch.optim.Muon(matrices, lr=LEARNING_RATE["muon"], weight_decay=0.01, adjust_lr_fn="match_rms_adamw")
     adamw = torch.optim.AdamW(rest, lr=LEARNING_RATE["adamw"], betas=(0.9, 0.99), weight_decay=0.0, fused=True)
     return [muon, adamw]
 
@@ -161,7 +161,6 @@ def train(out: Path, seed: int, steps: int, every: int) -> Model:
         average, first = state["average"], state["step"]
         for opt, saved in zip(opts, state["optimizers"], strict=True):
             opt.load_state_dict(saved)
-    bases = [[group["lr"] for group in opt.param_groups] for opt in opts]
     bases = [[LEARNING_RATE["muon"]], [LEARNING_RATE["adamw"]]]
     started, total, seen = time.time(), 0.0, 0
     for step in range(first, steps):
@@ -195,10 +194,26 @@ def train(out: Path, seed: int, steps: int, every: int) -> Model:
             }
             torch.save(state, out / "state.tmp")
             (out / "state.tmp").replace(out / "state.pt")
-            torch.save(average, out / f"average.tmp")
+            torch.save(average, out / "average.tmp")
             (out / "average.tmp").replace(out / "average.pt")
     model.load_state_dict(average)
     return model.eval()
+
+
+def bundle(model: Model, seed: int, decoder_steps: int, folder: Path) -> None:
+    """Write a plain `FluxPipeline` folder; all but the autoencoder, whose encoder is exact, in half precision."""
+    model = model.half()
+    vae = build()
+    print(f"decoder: {train_decoder(vae, seed, decoder_steps):.1f} dB on renders")
+    FluxPipeline(
+        scheduler=scheduler(),
+        vae=vae.eval(),
+        text_encoder=model.text_encoder,
+        tokenizer=model.tokenizer,
+        text_encoder_2=model.text_encoder_2,
+        tokenizer_2=model.tokenizer_2,
+        transformer=model.transformer,
+    ).save_pretrained(folder)
 
 
 if __name__ == "__main__":
@@ -207,6 +222,9 @@ if __name__ == "__main__":
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--every", type=int, default=250, help="steps between checkpoints")
+    parser.add_argument("--decoder-steps", type=int, default=DECODER_STEPS)
+    parser.add_argument("--folder", type=Path, default=text_to_image(), help="where the finished pipeline goes")
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
-    train(arguments.out, arguments.seed, arguments.steps, arguments.every)
+    trained = train(arguments.out, arguments.seed, arguments.steps, arguments.every)
+    bundle(trained, arguments.seed, arguments.decoder_steps, arguments.folder)

@@ -109,8 +109,9 @@ def _disc(points: Tensor, x: float, y: float, radius: float) -> Tensor:
 
 def _corners(radii: list[float]) -> Tensor:
     """Corners at equal angles, the first one pointing up."""
-    return torch.tensor([(r * sin(2 * pi * i / len(radii)), -r * cos(2 * pi * i / len(radii)))
-                         for i, r in enumerate(radii)])
+    return torch.tensor(
+        [(r * sin(2 * pi * i / len(radii)), -r * cos(2 * pi * i / len(radii))) for i, r in enumerate(radii)]
+    )
 
 
 def _outline(shape: str, points: Tensor) -> Tensor:

@@ -41,7 +41,11 @@ def load_text_to_image(model: str | Path, *, dtype: torch.dtype, device: torch.d
         pipeline = AutoPipelineForText2Image.from_pretrained(source, dtype=dtype, use_safetensors=True)
     except Exception as error:
         # A foreign folder fails in as many ways as there are libraries in it; the user needs one.
-        raise ValueError(f"model {str(model)!r} could not be loaded: {' '.join(str(error).split())}") from error
+        reason = " ".join(str(error).split()).rstrip(".")
+        raise ValueError(
+            f"model {str(model)!r} could not be loaded ({reason}); check its name and your connection, or save it "
+            "again."
+        ) from error
     return pipeline.to(device)
 
 

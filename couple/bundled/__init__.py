@@ -26,7 +26,7 @@ TEXT_TO_IMAGE_DEFAULTS: Mapping[str, Any] = MappingProxyType(
         "negative_prompt": "",
     }
 )
-"""Call arguments of the bundled pipeline; `FluxPipeline`'s own (1024 pixels, 512 tokens) are far outside its training."""
+"""Call arguments of the bundled pipeline; `FluxPipeline`'s own defaults are far outside its training."""
 
 
 def text_to_image() -> Path:

@@ -4,12 +4,15 @@ The uncoupled pictures are trajectories without an edge in the same run: the row
 by nothing else, and one progress bar covers both.
 """
 
+import math
 import time
 import warnings
 from typing import Any
 
+import numpy as np
 import torch
 from diffusers.utils import logging as diffusers_logging
+from PIL import Image
 from transformers.utils import logging as transformers_logging
 
 import couple
@@ -21,6 +24,7 @@ from couple.cli.folder import RECORD, slug, whole_folder
 from couple.cli.image import Request
 from couple.cli.record import run_record
 from couple.cli.sheet import Row, contact_sheet
+from couple.metrics import alignment
 
 ROWS = ("uncoupled", "coupled")
 
@@ -36,24 +40,50 @@ def draw(request: Request) -> None:
         pipeline = load_text_to_image(request.model or text_to_image(), dtype=dtype, device=device)
         settings = _settings(pipeline, request)
         nodes = {row: _trajectories(pipeline, request, settings, row) for row in ROWS}
+        edges = _edges(request, nodes["coupled"])
         everyone = [node for row in ROWS for node in nodes[row]]
-        result = couple.sample(everyone, _edges(request, nodes["coupled"]), max_batch=request.max_batch)
-        pictures = {row: [result[node].images[0] for node in nodes[row]] for row in ROWS}
+        result = couple.sample(everyone, edges, max_batch=request.max_batch)
 
+        pictures = {row: [result[node].images[0] for node in nodes[row]] for row in ROWS}
+        joined = [[nodes["coupled"].index(node) for node in edge.trajectories] for edge in edges]
+        aligned = {row: _alignment(pictures[row], joined) for row in ROWS}
         for row in ROWS:
             for i, (prompt, picture) in enumerate(zip(request.prompts, pictures[row], strict=True), 1):
                 picture.save(folder / f"{row}-{i}-{slug(prompt)}.png")
-        notes = {row: "" for row in ROWS}
-        contact_sheet([Row(row, notes[row], pictures[row]) for row in ROWS], request.prompts).save(folder / "sheet.png")
+        rows = [Row(row, f"centres {_spelled(aligned[row][0])}", pictures[row]) for row in ROWS]
+        contact_sheet(rows, request.prompts).save(folder / "sheet.png")
         record = run_record(
             request,
             pipeline,
             settings,
+            alignment={
+                row: {"centroid_distance": distance, "mask_iou": iou} for row, (distance, iou) in aligned.items()
+            },
             forwards=result.forwards,
             seconds=round(time.perf_counter() - started, 2),
         )
         (folder / RECORD).write_text(record, encoding="utf-8")
+    for row in ROWS:
+        distance, iou = aligned[row]
+        overlap = "unknown" if iou is None else f"{iou:.2f}"
+        print(f"{row:>9}: centres {_spelled(distance)}, overlap {overlap}")
     print(request.out / "sheet.png")
+
+
+def _alignment(pictures: list[Image.Image], joined: list[list[int]]) -> tuple[float | None, float | None]:
+    """Mean centroid distance in pixels and mean mask overlap over the coupled pairs; None if there is no object."""
+    arrays = np.stack([np.asarray(picture.convert("RGB")) for picture in pictures])
+    stack = torch.from_numpy(arrays).permute(0, 3, 1, 2).float() / 255
+    masks = alignment.object_mask(stack)
+    first, second = (masks[[pair[end] for pair in joined]] for end in (0, 1))
+    distance = float(alignment.centroid_distance(first, second).mean())
+    if not math.isfinite(distance):
+        return None, None
+    return round(distance, 3), round(float(alignment.mask_iou(first, second).mean()), 4)
+
+
+def _spelled(distance: float | None) -> str:
+    return "unknown" if distance is None else f"{distance:.1f} px apart"
 
 
 def _quiet_libraries() -> None:

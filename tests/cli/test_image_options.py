@@ -60,8 +60,6 @@ sys.exit(bool({"torch", "diffusers", "transformers"} & set(sys.modules)))
 
 
 def test_the_installed_command_leaves_with_the_exit_code():
-    done = subprocess.run(
-        [Path(sys.executable).parent / "couple", "image", "one"], capture_output=True, text=True
-    )
+    done = subprocess.run([Path(sys.executable).parent / "couple", "image", "one"], capture_output=True, text=True)
     assert done.returncode == 2
     assert "Traceback" not in done.stderr

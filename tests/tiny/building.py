@@ -98,9 +98,7 @@ def clip_encoder(hidden_size: int = 32, projection_dim: int | None = None, hidde
 def t5_tokenizer() -> T5TokenizerFast:
     """A T5 tokenizer whose pieces are the printable characters."""
     pieces = ["<pad>", "</s>", "<unk>", "\u2581", *string.ascii_letters, *string.digits, *string.punctuation]
-    return T5TokenizerFast(
-        vocab=[(piece, 0.0 if i < 3 else -1.0) for i, piece in enumerate(pieces)], extra_ids=0
-    )
+    return T5TokenizerFast(vocab=[(piece, 0.0 if i < 3 else -1.0) for i, piece in enumerate(pieces)], extra_ids=0)
 
 
 @functools.cache

@@ -123,9 +123,7 @@ def sd3() -> StableDiffusion3Pipeline:
             pos_embed_max_size=8,
         ),
         scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
-        vae=autoencoder(
-            4, shift_factor=0.0609, scaling_factor=1.5305, use_quant_conv=False, use_post_quant_conv=False
-        ),
+        vae=autoencoder(4, shift_factor=0.0609, scaling_factor=1.5305, use_quant_conv=False, use_post_quant_conv=False),
         text_encoder=None,
         tokenizer=None,
         text_encoder_2=None,
@@ -200,9 +198,7 @@ def sana() -> SanaPipeline:
             caption_channels=32,
             sample_size=16,
         ),
-        scheduler=DPMSolverMultistepScheduler(
-            prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0
-        ),
+        scheduler=DPMSolverMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0),
     )
 
 

@@ -77,27 +77,19 @@ def _shared(scheduler: Any, in_channels: int = 4) -> dict[str, Any]:
 def sd21() -> StableDiffusionPipeline:
     """Stable Diffusion 2.1: DDIM on v-predictions."""
     return StableDiffusionPipeline(
-        **_shared(
-            DDIMScheduler(**_BETAS, prediction_type="v_prediction", set_alpha_to_one=False, clip_sample=False)
-        )
+        **_shared(DDIMScheduler(**_BETAS, prediction_type="v_prediction", set_alpha_to_one=False, clip_sample=False))
     )
 
 
 def controlnet() -> StableDiffusionControlNetPipeline:
     """Stable Diffusion with a ControlNet, on DDPM."""
-    control = module(
-        ControlNetModel, cross_attention_dim=32, conditioning_embedding_out_channels=(8, 16), **_BLOCKS
-    )
-    return StableDiffusionControlNetPipeline(
-        controlnet=control, **_shared(DDPMScheduler(**_BETAS, clip_sample=False))
-    )
+    control = module(ControlNetModel, cross_attention_dim=32, conditioning_embedding_out_channels=(8, 16), **_BLOCKS)
+    return StableDiffusionControlNetPipeline(controlnet=control, **_shared(DDPMScheduler(**_BETAS, clip_sample=False)))
 
 
 def instruct_pix2pix() -> StableDiffusionInstructPix2PixPipeline:
     """InstructPix2Pix: eight input channels, guidance over three rows, ancestral Euler."""
-    return StableDiffusionInstructPix2PixPipeline(
-        **_shared(EulerAncestralDiscreteScheduler(**_BETAS), in_channels=8)
-    )
+    return StableDiffusionInstructPix2PixPipeline(**_shared(EulerAncestralDiscreteScheduler(**_BETAS), in_channels=8))
 
 
 def img2img() -> StableDiffusionImg2ImgPipeline:

@@ -54,9 +54,7 @@ def _wan_parts() -> dict[str, Any]:
         "tokenizer": t5_tokenizer(),
         "text_encoder": t5_encoder(),
         "vae": _wan_autoencoder(),
-        "scheduler": UniPCMultistepScheduler(
-            prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0
-        ),
+        "scheduler": UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0),
     }
 
 
