@@ -11,6 +11,9 @@ from typer.exceptions import TyperException
 
 from couple.cli.image import image
 
+# What typer makes of a KeyboardInterrupt.
+INTERRUPTED = 130
+
 app = typer.Typer(no_args_is_help=True, add_completion=False)
 app.command()(image)
 
@@ -28,7 +31,7 @@ def main() -> None:
 def run(arguments: list[str]) -> int:
     """Run one command line and return its exit code, having told any mistake on standard error."""
     try:
-        app(arguments, prog_name="couple", standalone_mode=False)
+        code = app(arguments, prog_name="couple", standalone_mode=False) or 0
     except TyperException as error:
         if message := error.format_message():
             print(f"couple: {message}", file=sys.stderr)
@@ -36,7 +39,6 @@ def run(arguments: list[str]) -> int:
     except (ValueError, NotImplementedError, FloatingPointError, OSError) as error:
         print(f"couple: {error}", file=sys.stderr)
         return 1
-    except (KeyboardInterrupt, typer.Abort):
+    if code == INTERRUPTED:
         print("couple: interrupted; nothing was written.", file=sys.stderr)
-        return 130
-    return 0
+    return code

@@ -5,6 +5,7 @@ by nothing else, and one progress bar covers both.
 """
 
 import math
+import sys
 import time
 import warnings
 from typing import Any
@@ -19,7 +20,7 @@ import couple
 from couple import Edge, Trajectory, weights
 from couple.backends import flux
 from couple.backends.loading import load_text_to_image
-from couple.bundled import TEXT_TO_IMAGE_DEFAULTS, text_to_image
+from couple.bundled import COLOURS, SHAPES, TEXT_TO_IMAGE_DEFAULTS, text_to_image
 from couple.cli.folder import RECORD, slug, whole_folder
 from couple.cli.image import Request
 from couple.cli.record import run_record
@@ -35,6 +36,8 @@ def draw(request: Request) -> None:
     device = _device(request.device)
     small = request.model is None or device.type == "cpu"
     dtype = getattr(torch, request.dtype or ("float32" if small else "bfloat16"))
+    if request.model is None:
+        _note_foreign_prompts(request.prompts)
     _quiet_libraries()
     with whole_folder(request.out) as folder:
         pipeline = load_text_to_image(request.model or text_to_image(), dtype=dtype, device=device)
@@ -84,6 +87,17 @@ def _alignment(pictures: list[Image.Image], joined: list[list[int]]) -> tuple[fl
 
 def _spelled(distance: float | None) -> str:
     return "unknown" if distance is None else f"{distance:.1f} px apart"
+
+
+def _note_foreign_prompts(prompts: tuple[str, ...]) -> None:
+    for prompt in prompts:
+        words = set(prompt.lower().split())
+        if not (words & set(COLOURS) and words & set(SHAPES)):
+            print(
+                f"couple: the bundled model may not know {prompt!r}; it draws one shape ({', '.join(SHAPES)}) in one "
+                f"colour ({', '.join(COLOURS)}). For other prompts give a --model.",
+                file=sys.stderr,
+            )
 
 
 def _quiet_libraries() -> None:
