@@ -201,10 +201,11 @@ def train(out: Path, seed: int, steps: int, every: int) -> Model:
 
 
 def bundle(model: Model, seed: int, decoder_steps: int, folder: Path) -> None:
-    """Write a plain `FluxPipeline` folder; all but the autoencoder, whose encoder is exact, in half precision."""
-    model = model.half()
+    """Write a plain `FluxPipeline` folder, the transformer and the decoder in half precision."""
+    model.transformer.half()
     vae = build()
     print(f"decoder: {train_decoder(vae, seed, decoder_steps):.1f} dB on renders")
+    vae.decoder.half()
     FluxPipeline(
         scheduler=scheduler(),
         vae=vae.eval(),
