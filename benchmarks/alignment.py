@@ -23,12 +23,13 @@ from couple.metrics.faithfulness import RenderClassifier
 LAWS = {
     "uncoupled": None,
     "constant .03": weights.constant(0.03),
-    "constant .1": weights.constant(0.1),
-    "relax .1": weights.relax(0.1),
-    "relax .3": weights.relax(0.3),
     "relax 1": weights.relax(1.0),
-    "relax 1, first half": weights.window(weights.relax(1.0), 0.0, 0.5),
-    "relax .3, first half": weights.window(weights.relax(0.3), 0.0, 0.5),
+    "relax .1": weights.relax(0.1),
+    "relax 3 to .2": weights.window(weights.relax(3.0), 0.0, 0.2),
+    "relax 1 to .2": weights.window(weights.relax(1.0), 0.0, 0.2),
+    "relax 1 to .3": weights.window(weights.relax(1.0), 0.0, 0.3),
+    "relax .3 to .3": weights.window(weights.relax(0.3), 0.0, 0.3),
+    "relax 1 to .4": weights.window(weights.relax(1.0), 0.0, 0.4),
 }
 
 

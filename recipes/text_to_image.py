@@ -2,8 +2,7 @@
 
     python recipes/text_to_image.py "a pink star" "a blue moon" --out out/recipe
 
-The plain library use behind `couple image`; copy it and edit it. For a model of your own change `FluxPipeline` and
-`SETTINGS`, and look for its best weight: it differs from model to model.
+The plain library use behind `couple image`; copy it and edit it. Another model has another best weight.
 """
 
 import argparse
@@ -14,23 +13,20 @@ import torch
 from diffusers import FluxPipeline
 
 import couple
-from couple.bundled import TEXT_TO_IMAGE_DEFAULTS, text_to_image
+from couple.bundled import TEXT_TO_IMAGE_DEFAULTS, TEXT_TO_IMAGE_UNTIL, text_to_image
 from couple.cli.sheet import Row, contact_sheet
-
-SETTINGS = dict(TEXT_TO_IMAGE_DEFAULTS)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description="Draw one picture for each prompt, uncoupled and coupled.")
+    parser = argparse.ArgumentParser()
     parser.add_argument("prompts", nargs="+", metavar="PROMPT", help="at least two")
     parser.add_argument("--weight", type=float, default=1.0, help="kappa of the weight law `relax`")
-    parser.add_argument("--steps", type=int, default=SETTINGS["num_inference_steps"])
-    parser.add_argument("--seed", type=int, default=0, help="prompt number i starts from the noise of seed + i")
+    parser.add_argument("--steps", type=int, default=TEXT_TO_IMAGE_DEFAULTS["num_inference_steps"])
+    parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("out/text_to_image"))
     chosen = parser.parse_args(arguments)
 
     pipe = FluxPipeline.from_pretrained(text_to_image())
-    pipe.set_progress_bar_config(disable=True)
 
     def trajectories(row: str) -> list[couple.Trajectory]:
         return [
@@ -39,17 +35,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 name=f"{prompt} ({row})",
                 prompt=prompt,
                 generator=torch.Generator().manual_seed(chosen.seed + i),
-                **SETTINGS | {"num_inference_steps": chosen.steps},
+                **TEXT_TO_IMAGE_DEFAULTS | {"num_inference_steps": chosen.steps},
             )
             for i, prompt in enumerate(chosen.prompts)
         ]
 
     rows = {row: trajectories(row) for row in ("uncoupled", "coupled")}
-    edges = couple.complete(rows["coupled"], weight=couple.weights.relax(chosen.weight), normalize=True)
+    law = couple.weights.window(couple.weights.relax(chosen.weight), 0.0, TEXT_TO_IMAGE_UNTIL)
+    edges = couple.complete(rows["coupled"], weight=law, normalize=True)
     result = couple.sample([*rows["uncoupled"], *rows["coupled"]], edges)
 
     chosen.out.mkdir(parents=True, exist_ok=True)
-    pictures = {row: [result[trajectory].images[0] for trajectory in rows[row]] for row in rows}
+    pictures = {row: [result[node].images[0] for node in nodes] for row, nodes in rows.items()}
     for row in rows:
         for i, picture in enumerate(pictures[row], 1):
             picture.save(chosen.out / f"{row}-{i}.png")

@@ -28,6 +28,9 @@ TEXT_TO_IMAGE_DEFAULTS: Mapping[str, Any] = MappingProxyType(
 )
 """Call arguments of the bundled pipeline; `FluxPipeline`'s own defaults are far outside its training."""
 
+TEXT_TO_IMAGE_UNTIL = 0.2
+"""Share of the steps in which to couple the bundled model: by then places are settled, shapes and colours are not."""
+
 
 def text_to_image() -> Path:
     """Folder of the bundled text-to-image pipeline, for `FluxPipeline.from_pretrained`."""

@@ -35,6 +35,8 @@ class Request:
         model: Folder or hub id, None for the bundled model.
         weight: Not negative, finite.
         law: One of `LAWS`.
+        until: The share of the run after which the pull lets go, in (0, 1].
+        until: Progress at which the pictures are let go, in (0, 1].
         graph: One of `GRAPHS`.
         steps: At least 1.
         guidance: Finite.
@@ -50,6 +52,8 @@ class Request:
     model: str | None
     weight: float
     law: str
+    until: float
+    until: float | None
     graph: str
     steps: int | None
     guidance: float | None
@@ -70,6 +74,13 @@ def image(
     law: Annotated[
         str, typer.Option(metavar="|".join(LAWS), help="How the strength is spent over the steps.")
     ] = "relax",
+    until: Annotated[
+        float, typer.Option(help="Couple only for this share of the run, while places are decided; 1 is all of it.")
+    ] = 0.2,
+    until: Annotated[
+        float | None,
+        typer.Option(help="Share of the steps after which they are let go.", show_default="the model's, else 1"),
+    ] = None,
     graph: Annotated[
         str | None,
         typer.Option(
@@ -101,6 +112,8 @@ def image(
         model=model,
         weight=weight,
         law=law,
+        until=until,
+        until=until,
         graph=graph or ("complete" if prompts and len(prompts) > 2 else "pair"),
         steps=steps,
         guidance=guidance,
@@ -131,8 +144,12 @@ def _checked(**values: Any) -> Request:
             raise Misuse(f"--{name} {value} is unknown; choose from {', '.join(allowed)}.")
     if not (math.isfinite(request.weight) and request.weight >= 0):
         raise Misuse(f"--weight {request.weight:g} must be a finite number, 0 or more; try --weight 1.")
+    if not 0 < request.until <= 1:
+        raise Misuse(f"--until {request.until:g} must be more than 0 and at most 1; try --until 0.2.")
     if request.guidance is not None and not math.isfinite(request.guidance):
         raise Misuse(f"--guidance {request.guidance:g} must be a finite number; try --guidance 3.")
+    if request.until is not None and not 0 < request.until <= 1:
+        raise Misuse(f"--until {request.until:g} must be above 0 and at most 1; try --until 0.2.")
     for name, least in (("steps", 1), ("max_batch", 1), ("seed", 0)):
         value = getattr(request, name)
         if value is not None and value < least:
