@@ -20,7 +20,7 @@ import couple
 from couple import Edge, Trajectory, weights
 from couple.backends import flux
 from couple.backends.loading import load_text_to_image
-from couple.bundled import COLOURS, SHAPES, TEXT_TO_IMAGE_DEFAULTS, TEXT_TO_IMAGE_UNTIL, text_to_image
+from couple.bundled import COLOURS, SHAPES, TEXT_TO_IMAGE_DEFAULTS, text_to_image
 from couple.cli.folder import RECORD, slug, whole_folder
 from couple.cli.image import Request
 from couple.cli.record import run_record
@@ -153,8 +153,7 @@ def _trajectories(pipeline: Any, request: Request, settings: dict[str, Any], row
 
 
 def _edges(request: Request, nodes: list[Trajectory]) -> list[Edge]:
-    until = request.until or (TEXT_TO_IMAGE_UNTIL if request.model is None else 1.0)
-    weight = weights.window(getattr(weights, request.law)(request.weight), 0.0, until)
+    weight = getattr(weights, request.law)(request.weight)
     if request.until < 1:
         weight = weights.window(weight, 0.0, request.until)
     if request.graph == "pair":

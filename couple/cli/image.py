@@ -36,7 +36,6 @@ class Request:
         weight: Not negative, finite.
         law: One of `LAWS`.
         until: The share of the run after which the pull lets go, in (0, 1].
-        until: Progress at which the pictures are let go, in (0, 1].
         graph: One of `GRAPHS`.
         steps: At least 1.
         guidance: Finite.
@@ -53,7 +52,6 @@ class Request:
     weight: float
     law: str
     until: float
-    until: float | None
     graph: str
     steps: int | None
     guidance: float | None
@@ -77,10 +75,6 @@ def image(
     until: Annotated[
         float, typer.Option(help="Couple only for this share of the run, while places are decided; 1 is all of it.")
     ] = 0.2,
-    until: Annotated[
-        float | None,
-        typer.Option(help="Share of the steps after which they are let go.", show_default="the model's, else 1"),
-    ] = None,
     graph: Annotated[
         str | None,
         typer.Option(
@@ -112,7 +106,6 @@ def image(
         model=model,
         weight=weight,
         law=law,
-        until=until,
         until=until,
         graph=graph or ("complete" if prompts and len(prompts) > 2 else "pair"),
         steps=steps,
@@ -148,8 +141,6 @@ def _checked(**values: Any) -> Request:
         raise Misuse(f"--until {request.until:g} must be more than 0 and at most 1; try --until 0.2.")
     if request.guidance is not None and not math.isfinite(request.guidance):
         raise Misuse(f"--guidance {request.guidance:g} must be a finite number; try --guidance 3.")
-    if request.until is not None and not 0 < request.until <= 1:
-        raise Misuse(f"--until {request.until:g} must be above 0 and at most 1; try --until 0.2.")
     for name, least in (("steps", 1), ("max_batch", 1), ("seed", 0)):
         value = getattr(request, name)
         if value is not None and value < least:
