@@ -100,6 +100,8 @@ class ExactDenoiser:
         # log N(x; centres, spread), with the square multiplied out: (B, M, D) never exists.
         logits = log_weights - (centres.square() / spread + spread.log()).sum(1) / 2
         logits = logits + x @ (centres / spread).T - x.square() @ (1 / spread).T / 2
+        if alpha == 0:  # the sample says nothing, and the terms above would cancel only to rounding
+            logits = log_weights.expand_as(logits)
         share = logits.softmax(1)
         gain = alpha * variances / spread
         x0 = share @ (means - gain * centres) + x * (share @ gain)

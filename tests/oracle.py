@@ -88,7 +88,8 @@ def run(
         keeps, jumps = np.empty(count), np.empty(count)
         for i, (prior, schedule) in enumerate(zip(priors, schedules, strict=True)):
             gain, offset = prior.prediction(schedule.alphas[k], schedule.sigmas[k])
-            gains[i], offsets[i] = gain.reshape(-1), offset.reshape(-1)
+            gains[i] = np.broadcast_to(gain, shape).reshape(-1)
+            offsets[i] = np.broadcast_to(offset, shape).reshape(-1)
             keeps[i], jumps[i] = schedule.step(k)
         predictions.append((gains * state + offsets).reshape(count, *shape))
         # mix[d, i, j]: how x0_j enters x'_i at element d. Paper Eq. 8: minus sigma' times the gradient of Eq. 9.
