@@ -12,7 +12,7 @@ test: export OMP_NUM_THREADS := 1
 .DEFAULT_GOAL := demo
 
 demo: $(STAMP)
-	$(BIN)/couple image "a pink star" "a blue moon" --out out/demo
+	$(BIN)/couple image "a pink star" "a blue moon" --seed 10 --out out/demo
 
 test: $(STAMP)
 	$(BIN)/python -m pytest -n 2

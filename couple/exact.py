@@ -97,11 +97,11 @@ class ExactDenoiser:
         # The floor turns the limit sigma = 0 of pictures into a softmax that is all on the nearest.
         spread = (alpha**2 * variances + sigma**2).clamp_min(1e-24)
         centres = alpha * means
-        # log N(x; centres, spread), with the square multiplied out: (B, M, D) never exists.
-        logits = log_weights - (centres.square() / spread + spread.log()).sum(1) / 2
-        logits = logits + x @ (centres / spread).T - x.square() @ (1 / spread).T / 2
-        if alpha == 0:  # the sample says nothing, and the terms above would cancel only to rounding
-            logits = log_weights.expand_as(logits)
+        # log N(x; centres, spread), with the square multiplied out: (B, M, D) never exists. Weights come in after the
+        # largest is taken off, or they would drown in it near sigma = 0.
+        logits = x @ (centres / spread).T - x.square() @ (1 / spread).T / 2
+        logits = logits - (centres.square() / spread + spread.log()).sum(1) / 2
+        logits = logits - logits.amax(1, keepdim=True) + log_weights
         share = logits.softmax(1)
         gain = alpha * variances / spread
         x0 = share @ (means - gain * centres) + x * (share @ gain)

@@ -14,7 +14,7 @@ import numpy as np
 
 @dataclass
 class Gaussian:
-    """x0 ~ N(mean, diag(std^2)); both of the state's shape."""
+    """x0 ~ N(mean, diag(std^2)); shapes broadcast to the state's."""
 
     mean: np.ndarray
     std: np.ndarray

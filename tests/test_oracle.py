@@ -1,16 +1,11 @@
-"""`couple.sample` with exact Gaussian denoisers equals the numpy oracle to 1e-7.
-
-Stock Euler schedulers cast their state to float32, which would hide everything below 1e-7. For these tests the name
-`float32` means float64 inside diffusers' scheduler modules; their arithmetic is what ships.
-"""
-
-import sys
+"""`couple.sample` with exact Gaussian denoisers equals the numpy oracle to 1e-10 in float64."""
 
 import numpy as np
 import oracle
 import pytest
 import torch
 from diffusers import DDIMScheduler, EulerDiscreteScheduler, FlowMatchEulerDiscreteScheduler
+from double import float64_schedulers  # noqa: F401
 
 import couple
 from couple import weights
@@ -20,20 +15,10 @@ SHAPE = (2, 3, 4)
 BETAS = np.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2
 MASK = torch.rand(3, 4, generator=torch.Generator().manual_seed(9), dtype=torch.float64)
 
-
-class Float64Torch:
-    """The torch module with float32 standing for float64."""
-
-    float32 = torch.float64
-
-    def __getattr__(self, name):
-        return getattr(torch, name)
-
-
-@pytest.fixture(autouse=True)
-def float64_schedulers(monkeypatch):
-    for cls in (DDIMScheduler, EulerDiscreteScheduler, FlowMatchEulerDiscreteScheduler):
-        monkeypatch.setattr(sys.modules[cls.__module__], "torch", Float64Torch())
+pytestmark = [
+    pytest.mark.usefixtures("float64_schedulers"),
+    pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
+]
 
 
 def make_scheduler(family, prediction="epsilon"):
@@ -166,11 +151,11 @@ def test_directions_and_masks_follow_the_recursion(family):
     assert_couple_equals_the_oracle([family] * 3, edges)
 
 
-@pytest.mark.parametrize("family", ["ddim", "ve_euler"])
-@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])
-def test_every_prediction_type_follows_the_recursion(family, prediction):
-    if family == "ve_euler" and prediction == "sample":
-        prediction = "epsilon"  # refused by diffusers
+@pytest.mark.parametrize(
+    ("family", "prediction"),
+    [("ddim", "v_prediction"), ("ddim", "sample"), ("ve_euler", "v_prediction")],
+)
+def test_prediction_types_follow_the_recursion_side_by_side(family, prediction):
     assert_couple_equals_the_oracle([family] * 2, [(0, 1, 0.1, None, False)], [prediction, "epsilon"])
 
 

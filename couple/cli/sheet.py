@@ -64,9 +64,9 @@ def contact_sheet(rows: Sequence[Row], labels: Sequence[str], *, height: int = 2
 
     x = left
     for lines, width in zip(wrapped, widths, strict=True):
-        bottom = top - _GAP
+        bottom = top - 1.5 * _GAP
         for k, text in enumerate(reversed(lines)):
-            draw.text((x + width / 2, bottom - k * line), text, fill=_INK, font=label_font, anchor="mb")
+            draw.text((x + width / 2, bottom - k * line), text, fill=_INK, font=label_font, anchor="ms")
         x += width + _GAP
     for r, row in enumerate(rows):
         y = top + r * (height + _GAP)
