@@ -329,7 +329,7 @@ def _steps_ahead(scheduler: Any, timestep: Any) -> int:
     table = getattr(scheduler, "timesteps", None)
     if table is None or timestep is None or (isinstance(timestep, Tensor) and timestep.numel() != 1):
         return 1
-    table = [float(t) for t in table]
+    table = torch.as_tensor(table).tolist()
     start = float(timestep)
     return len(table) - (table.index(start) if start in table else 0)
 

@@ -11,6 +11,7 @@ from functools import cached_property
 from types import MappingProxyType
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
@@ -162,13 +163,12 @@ class _Watch:
         self._bar.update(len(meeting.due))
         for arrival in meeting.due:
             if arrival.pull is not None:
-                norm = torch.linalg.vector_norm(arrival.pull)
                 pulled = _Pulled.at(arrival, meeting)
-                if norm.device.type == "cpu":
-                    self._judge(norm.numpy().item(), pulled)
+                if arrival.pull.device.type == "cpu":
+                    self._judge(float(np.linalg.norm(arrival.pull.numpy().ravel())), pulled)
                 else:
                     # Reading it now would make the device wait; a run that diverged is named when it is over.
-                    self._later.append((norm, pulled))
+                    self._later.append((torch.linalg.vector_norm(arrival.pull), pulled))
         if self._callback is not None:
             self._callback(Info(self._meetings, meeting))
         self._meetings += 1

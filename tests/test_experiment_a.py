@@ -89,12 +89,14 @@ def test_one_relax_law_aligns_the_sprites_under_every_sampler(scheduler):
     assert distance_of(scheduler, weight=weights.relax(1.0)) <= 1.0
 
 
-@pytest.mark.parametrize(("scheduler", "best", "too_strong"), [("flow Euler", 0.1, 1.0), ("DDIM", 0.1, 1.0), ("DDPM", 0.3, 1.0)])
+@pytest.mark.parametrize(
+    ("scheduler", "best", "too_strong"), [("flow Euler", 0.1, 1.0), ("DDIM", 0.1, 1.0), ("DDPM", 0.3, 1.0)]
+)
 def test_a_constant_law_needs_a_weight_for_each_sampler_and_comes_apart_above_it(scheduler, best, too_strong):
-    assert distance_of(scheduler, weight=best) < 1.5
-    assert distance_of(scheduler, weight=too_strong) > 4
+    assert distance_of(scheduler, weight=best) < 1.5 < distance_of(scheduler, weight=too_strong)
 
 
 def test_a_luminance_energy_aligns_too():
     luminance = energies.feature(lambda x: 3**0.5 * x.mean(dim=1))
-    assert distance_of("flow Euler", weight=weights.relax(4.0), energy=luminance) <= 1.0
+    aligned = distance_of("flow Euler", weight=weights.relax(4.0), energy=luminance)
+    assert aligned < distance_of("flow Euler") / 3

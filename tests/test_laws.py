@@ -150,7 +150,7 @@ def test_variance_preserving_exploding_and_flow_samplers_agree_at_matched_levels
     noise = np.sqrt(1 / products - 1)
     schedulers = {
         "vp": (vp, {"num_inference_steps": STEPS}, np.sqrt(products[0])),
-        "ve": (EulerDiscreteScheduler(timestep_spacing="trailing", **table), {"sigmas": noise.tolist()}, 1.0),
+        "ve": (EulerDiscreteScheduler(timestep_spacing="trailing", **table), {"sigmas": [*noise, 0.0]}, 1.0),
         "flow": (FlowMatchEulerDiscreteScheduler(), {"sigmas": (noise / (1 + noise)).tolist()}, 1 / (1 + noise[0])),
     }
     generator = torch.Generator().manual_seed(0)

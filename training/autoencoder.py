@@ -5,7 +5,6 @@ is known before any training, so the diffusion model can be trained on it at onc
 """
 
 import math
-import math
 from functools import cache
 
 import torch
@@ -139,26 +138,3 @@ def train_decoder(vae: AutoencoderKL, seed: int, steps: int) -> float:
     with torch.no_grad():
         error = (decoder(encode(pictures)).clamp(-1, 1) - pictures).square().mean().item() / 4
     return -10 * math.log10(error)
-
-
-def train_decoder(vae: AutoencoderKL, seed: int, steps: int) -> AutoencoderKL:
-    """Teach the decoder to invert `encode`: squared error on renders, latents speckled as a sampler leaves them."""
-    decoder = vae.decoder.train().to(memory_format=torch.channels_last)
-    optimizer = torch.optim.AdamW(decoder.parameters(), lr=2e-3, weight_decay=0.0, fused=True)
-    cycle = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=steps, pct_start=0.1)
-    for step in range(steps):
-        generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
-        pictures = render(random_scene(16, generator))
-        latents = encode(pictures)
-        latents += 0.04 * torch.rand(16, 1, 1, 1, generator=generator) * torch.randn(latents.shape, generator=generator)
-        with torch.autocast("cpu", torch.bfloat16):
-            drawn = decoder(latents.contiguous(memory_format=torch.channels_last))
-        loss = F.mse_loss(drawn.float(), pictures)
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(decoder.parameters(), 1.0)
-        optimizer.step()
-        cycle.step()
-        if (step + 1) % 100 == 0:
-            print(f"decoder step {step + 1}: {10 * math.log10(4 / loss.item()):.1f} dB", flush=True)
-    return vae.eval()

@@ -45,6 +45,10 @@ def step_index(scheduler: Any, timestep: float | Tensor) -> int:
 
 def number(timestep: float | Tensor) -> float:
     """A timestep as a number; pipelines may pass one per batch row, all equal."""
-    if isinstance(timestep, Tensor):
-        return timestep.item() if timestep.ndim == 0 else timestep.flatten()[0].item()
-    return timestep
+    if not isinstance(timestep, Tensor):
+        return timestep
+    table = timestep._base
+    if timestep.ndim == 0 and table is not None and table.ndim == 1 and table.is_contiguous():
+        # `for t in timesteps` hands out views of the table, which is known: nothing to wait for.
+        return numbers(table)[int(timestep.storage_offset() - table.storage_offset())]
+    return timestep.item() if timestep.ndim == 0 else timestep.flatten()[0].item()

@@ -66,8 +66,7 @@ def ddim(scheduler: Any, timestep: float | Tensor, options: Mapping[str, Any]) -
     t = int(number(timestep))
     table = numbers(scheduler.alphas_cumprod)
     landing = t - stride(scheduler)
-    final = float(scheduler.final_alpha_cumprod)
-    return from_squares(scheduler, table[t], table[landing] if landing >= 0 else final)
+    return from_squares(scheduler, table[t], table[landing] if landing >= 0 else float(scheduler.final_alpha_cumprod))
 
 
 def unclip(scheduler: Any, timestep: float | Tensor, options: Mapping[str, Any]) -> Levels:
