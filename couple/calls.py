@@ -25,10 +25,10 @@ from torch import Tensor, nn
 from couple import hooks, schedulers
 from couple.merging import Request
 from couple.modes import Modes
+from couple.precision import HALF, MasterState
+from couple.schedulers.reading import number, numbers
 from couple.trajectory import Trajectory
 from couple.weights import Level
-
-HALF = (torch.float16, torch.bfloat16)
 
 
 class Abandoned(BaseException):
@@ -91,6 +91,10 @@ class Call:
             raise Abandoned
         self.waits = what
         return self._hub.switch()
+
+    def ask(self, module: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any, alone: bool) -> Any:
+        """Pause (from inside the call) at a network's forward; return its output."""
+        return self.wait(Request(module, forward, args, kwargs, Modes.current(), self._layers.now(), alone))
 
     def resume(self, value: Any = None) -> None:
         """Run this call until it pauses again or ends. An error inside it is raised here."""
@@ -227,36 +231,6 @@ class Arrival:
             self.result = result
 
 
-class MasterState:
-    """The float32 state behind the half-precision one that a pipeline carries from step to step."""
-
-    def __init__(self) -> None:
-        """Nothing is kept before the first pull."""
-        self._master: Tensor | None = None
-        self._given: Tensor | None = None
-        self._edits: int | None = None
-
-    @property
-    def kept(self) -> bool:
-        """Whether a pull has made this state differ from the pipeline's."""
-        return self._master is not None
-
-    def behind(self, sample: Tensor) -> Tensor:
-        """Return the float32 state for which the pipeline was given `sample`, if it has not edited it since."""
-        if sample.dtype not in HALF:
-            return sample
-        if self._master is not None and sample is self._given and hooks.version(sample) == self._edits:
-            return self._master
-        return sample.float()
-
-    def keep(self, landed: Tensor, dtype: torch.dtype) -> Tensor:
-        """Return `landed` in the pipeline's dtype and, if that loses precision, remember it as it is."""
-        returned = landed.to(dtype)
-        if dtype in HALF:
-            self._master, self._given, self._edits = landed, returned, hooks.version(returned)
-        return returned
-
-
 def hooked_scheduler(call: Call, cls: type) -> type:
     """Make the class of a private scheduler: its `step` is a meeting, its deep copies know that they are copies."""
     if not hasattr(cls, "step"):
@@ -304,8 +278,7 @@ def hooked_network(cls: type) -> type:
             with cls.cache_context(self, context[0], **context[1]):
                 return cls.__call__(self, *args, **kwargs)
 
-        processors = call._layers.now()
-        return call.wait(Request(self, forward, args, kwargs, Modes.current(), processors, alone=cached))
+        return call.ask(self, forward, args, kwargs, alone=cached)
 
     members: dict[str, Any] = {"__call__": __call__}
     if hasattr(cls, "cache_context"):
@@ -329,8 +302,7 @@ def _steps_ahead(scheduler: Any, timestep: Any) -> int:
     table = getattr(scheduler, "timesteps", None)
     if table is None or timestep is None or (isinstance(timestep, Tensor) and timestep.numel() != 1):
         return 1
-    table = torch.as_tensor(table).tolist()
-    start = float(timestep)
+    table, start = list(numbers(table)), number(timestep)
     return len(table) - (table.index(start) if start in table else 0)
 
 

@@ -3,8 +3,7 @@
 A pure function of tensors. It knows no pipeline and no scheduler, waits for no device, and draws no random
 numbers:
 
-    pull on an end = -sigma' * weight * gradient of the energy with respect to that end's x0      (paper Eq.
-    8-9)
+    pull on an end = -sigma' * weight * gradient of the energy with respect to that end's x0      (paper Eq. 8-9)
 
 with sigma' and the weight taken at the level that end's own step lands on. Squared distances between whole
 trajectories, rows, frames or crops have a closed form (`couple.quadratic`): differences along the edges where

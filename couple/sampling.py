@@ -17,7 +17,6 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from couple import coupling, hooks, schedulers
-from couple.calls import Arrival
 from couple.engine import Engine, Meeting, Method
 from couple.graph import Edge
 from couple.methods import Coupled
@@ -120,7 +119,6 @@ def sample(
         ValueError: a setting cannot work (no steps, a shared generator, an edge to a trajectory not sampled).
         NotImplementedError: a trajectory with an edge has a scheduler whose predictions cannot be read.
         FloatingPointError: a coupled state is no longer finite.
-
     """
     trajectories, edges = _checked(trajectories, edges, max_batch)
     if isinstance(method, type):
@@ -133,7 +131,7 @@ def sample(
     engine = Engine(trajectories, edges, max_batch)
     watched = frozenset(trajectories if callback is not None else linked)
     with tqdm(disable=not progress, unit="step", desc="sampling") as bar:
-        watch = _Watch(engine, callback, bar)
+        watch = _Watch(engine, edges, callback, bar)
         outputs = engine.run(method or Coupled(), watched, watch)
     watch.finish()
     for call in engine.calls:
@@ -150,8 +148,11 @@ def sample(
 class _Watch:
     """Looks at every meeting: moves the progress bar, notices divergence, calls the user's callback."""
 
-    def __init__(self, engine: Engine, callback: Callable[[Info], None] | None, bar: tqdm) -> None:
+    def __init__(
+        self, engine: Engine, edges: Sequence[Edge], callback: Callable[[Info], None] | None, bar: tqdm
+    ) -> None:
         self._engine = engine
+        self._edges = edges
         self._callback = callback
         self._bar = bar
         self._meetings = 0
@@ -163,7 +164,7 @@ class _Watch:
         self._bar.update(len(meeting.due))
         for arrival in meeting.due:
             if arrival.pull is not None:
-                pulled = _Pulled.at(arrival, meeting)
+                pulled = _Pulled(arrival.trajectory, arrival.position, arrival.level.sigma, arrival.pull.numel())
                 if arrival.pull.device.type == "cpu":
                     self._judge(float(np.linalg.norm(arrival.pull.numpy().ravel())), pulled)
                 else:
@@ -178,10 +179,15 @@ class _Watch:
         for norm, pulled in self._later:
             self._judge(float(norm), pulled)
 
+    def _weights(self, pulled: _Pulled) -> str:
+        edges = [edge for edge in self._edges if pulled.trajectory in edge.trajectories]
+        return ", ".join(sorted({f"weight={edge.weight!r}" for edge in edges}))
+
     def _judge(self, norm: float, pulled: _Pulled) -> None:
         if not math.isfinite(norm):
             raise FloatingPointError(
-                f"{pulled.name!r} is not finite after step {pulled.step} (pull norm {norm:.3g}, {pulled.weights}). "
+                f"{pulled.name} is not finite after step {pulled.step} "
+                f"(pull norm {norm:.3g}, {self._weights(pulled)}). "
                 "Either a network gave nan or inf, which a run without edges would show, or the coupling is too "
                 "strong: lower the weight, or use a law that cannot overshoot, weight=couple.weights.relax(1.0)."
             )
@@ -189,9 +195,9 @@ class _Watch:
         if deviations > TOO_FAR and pulled.trajectory not in self._warned:
             self._warned.add(pulled.trajectory)
             warnings.warn(
-                f"{pulled.name!r} was pulled by {deviations:.1f} standard deviations of its noise in step "
-                f"{pulled.step} ({pulled.weights}), where a network has not seen such states: the coupling is too "
-                "strong. Lower the weight, or use weight=couple.weights.relax(1.0).",
+                f"{pulled.name} was pulled by {deviations:.1f} standard deviations of its noise in step "
+                f"{pulled.step} ({self._weights(pulled)}), where a network has not seen such states: the coupling is "
+                "too strong. Lower the weight, or use weight=couple.weights.relax(1.0).",
                 RuntimeWarning,
                 stacklevel=2,
             )
@@ -199,23 +205,20 @@ class _Watch:
 
 @dataclass(frozen=True)
 class _Pulled:
-    """Who was pulled, when and by which weights: what a message about divergence needs."""
+    """Who was pulled and when: what is left of an arrival until its pull is judged. Holds no tensor."""
 
     trajectory: Trajectory
-    name: str
-    step: str
-    weights: str
+    position: tuple[int, int]
     sigma: float
     size: int
 
-    @classmethod
-    def at(cls, arrival: Arrival, meeting: Meeting) -> _Pulled:
-        trajectory, pull = arrival.trajectory, arrival.pull
-        assert pull is not None
-        edges = [e for e in meeting.edges if trajectory in e.trajectories]
-        laws = sorted({f"weight={edge.weight!r}" for edge in edges})
-        step, total = arrival.position
-        return cls(trajectory, trajectory.name, f"{step}/{total}", ", ".join(laws), arrival.level.sigma, pull.numel())
+    @property
+    def name(self) -> str:
+        return repr(self.trajectory.name)
+
+    @property
+    def step(self) -> str:
+        return "{}/{}".format(*self.position)
 
 
 def _checked(

@@ -26,6 +26,7 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from world import SIZE, random_scene, render
 
+from couple.backends.flux import pack
 from couple.bundled import text_to_image
 
 BATCH = 64
@@ -95,12 +96,6 @@ class Model(nn.Module):
             img_ids=self.img_ids,
             return_dict=False,
         )[0]
-
-
-def pack(latents: Tensor) -> Tensor:
-    """Flux's 2 x 2 packing: (B, C, H, W) to (B, H W / 4, 4 C)."""
-    b, c, h, w = latents.shape
-    return latents.view(b, c, h // 2, 2, w // 2, 2).permute(0, 2, 4, 1, 3, 5).reshape(b, h * w // 4, 4 * c)
 
 
 def batch(seed: int, step: int) -> tuple[Tensor, Tensor, Tensor, list[str]]:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from couple.bundled import COLOURS, SHAPES
+from couple.metrics import alignment
 
 SIZE = 64
 """Pixels along one side."""
@@ -27,8 +28,7 @@ RGB = torch.tensor(
         [0.80, 0.70, 1.00],  # purple
     ]
 )
-LUMA = torch.tensor([0.2126, 0.7152, 0.0722])
-"""Rec. 709 weights."""
+LUMA = torch.tensor(alignment.LUMA)
 
 LUMINANCE = 0.745
 RGB = RGB + (LUMINANCE - RGB @ LUMA)[:, None]

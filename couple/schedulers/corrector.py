@@ -11,6 +11,8 @@ from typing import Any
 
 from torch import Tensor
 
+from couple.hooks import subclass
+
 CORRECTORS = {
     "UniPCMultistepScheduler": "multistep_uni_c_bh_update",
     "HeliosScheduler": "multistep_uni_c_bh_update",
@@ -36,7 +38,7 @@ def carrying_class(cls: type) -> type:
         # The start of the step to integrate again tells whether this pull belongs to it, also in a later run.
         return sample if pull is None or start is not self.last_sample else sample + pull.to(sample.dtype)
 
-    return type(cls.__name__, (cls,), {corrector: corrected, "_carried": (None, None), "__module__": cls.__module__})
+    return subclass(cls, {corrector: corrected, "_carried": (None, None)})
 
 
 def carry(scheduler: Any, pull: Tensor) -> None:
