@@ -1,0 +1,127 @@
+"""Cameras: the one convention inside `couple`, and the arithmetic that keeps intrinsics and pixels together.
+
+Poses are camera-to-world matrices in OpenCV axes (x right, y down, z forward). Intrinsics are in pixels, with the
+centre of the top left pixel at (0.5, 0.5), so that a picture of width W spans 0 to W. Everything else (OpenGL,
+Blender, COLMAP, intrinsics divided by the picture's size) is converted where it is read.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+#: Turns OpenGL camera axes (x right, y up, z backward) into OpenCV ones and back, as `c2w @ GL`.
+GL = torch.diag(torch.tensor([1.0, -1.0, -1.0, 1.0], dtype=torch.float64))
+
+
+@dataclass(frozen=True, eq=False)
+class Cameras:
+    """V pinhole cameras that take pictures of one size.
+
+    Args:
+        c2w: camera-to-world matrices, shape (V, 4, 4), OpenCV axes, in units of the scene.
+        K: intrinsics, shape (V, 3, 3) or (3, 3) for all, in pixels.
+        height: rows of a picture, in pixels.
+        width: columns of a picture.
+
+    Both matrices are kept as float64 on the CPU.
+
+    Raises:
+        ValueError: a shape is wrong, a number is not finite, a rotation is not one (mirrored axes included), or
+            intrinsics are singular; the message names the camera.
+
+    Example:
+        >>> cameras = Cameras(torch.eye(4)[None], intrinsics(math.radians(90), 64, 96), 64, 96)
+        >>> cameras.K[0].tolist()
+        [[32.0, 0.0, 48.0], [0.0, 32.0, 32.0], [0.0, 0.0, 1.0]]
+        >>> cameras.resized(32, 48).K[0, 0].tolist()
+        [16.0, 0.0, 24.0]
+    """
+
+    c2w: Tensor
+    K: Tensor
+    height: int
+    width: int
+
+    def __post_init__(self):
+        """Check and convert."""
+        c2w, K = (torch.as_tensor(matrix, dtype=torch.float64, device="cpu") for matrix in (self.c2w, self.K))
+        if c2w.ndim != 3 or c2w.shape[1:] != (4, 4) or not len(c2w):
+            raise ValueError(f"`c2w` has shape {tuple(c2w.shape)}; give camera-to-world matrices of shape (V, 4, 4).")
+        if K.shape not in ((3, 3), (len(c2w), 3, 3)):
+            raise ValueError(f"`K` has shape {tuple(K.shape)}; give intrinsics of shape (3, 3) or ({len(c2w)}, 3, 3).")
+        if min(self.height, self.width) < 1:
+            raise ValueError(f"pictures of {self.height} x {self.width} pixels are empty.")
+        K = K.expand(len(c2w), 3, 3)
+        for i, (pose, matrix) in enumerate(zip(c2w, K, strict=True)):
+            _check_pose(i, pose)
+            _check_intrinsics(i, matrix)
+        object.__setattr__(self, "c2w", c2w)
+        object.__setattr__(self, "K", K)
+
+    def __len__(self) -> int:
+        """Return the number of cameras."""
+        return len(self.c2w)
+
+    def __getitem__(self, index: int | slice | Sequence[int]) -> Cameras:
+        """Choose cameras; one of them is still a set, of one."""
+        chosen = [index] if isinstance(index, int) else index
+        return Cameras(self.c2w[chosen], self.K[chosen], self.height, self.width)
+
+    @property
+    def w2c(self) -> Tensor:
+        """World-to-camera matrices, shape (V, 4, 4)."""
+        rotation = self.c2w[:, :3, :3].mT
+        w2c = torch.eye(4, dtype=torch.float64).repeat(len(self), 1, 1)
+        w2c[:, :3, :3] = rotation
+        w2c[:, :3, 3:] = -rotation @ self.c2w[:, :3, 3:]
+        return w2c
+
+    @property
+    def relative_K(self) -> Tensor:
+        """Intrinsics divided by the picture's width and height, shape (V, 3, 3)."""
+        return self.K / torch.tensor([[self.width], [self.height], [1.0]], dtype=torch.float64)
+
+    def resized(self, height: int, width: int) -> Cameras:
+        """The cameras of the same pictures scaled to `height` x `width` pixels."""
+        scale = torch.tensor([[width / self.width], [height / self.height], [1.0]], dtype=torch.float64)
+        return Cameras(self.c2w, self.K * scale, height, width)
+
+    def cropped(self, top: int, left: int, height: int, width: int) -> Cameras:
+        """The cameras of the rectangle of `height` x `width` pixels at (`top`, `left`), which may reach outside."""
+        K = self.K.clone()
+        K[:, 0, 2] -= left
+        K[:, 1, 2] -= top
+        return Cameras(self.c2w, K, height, width)
+
+
+def intrinsics(fov: float, height: int, width: int) -> Tensor:
+    """Intrinsics, shape (3, 3), of square pixels with `fov` radians across the shorter side, centred."""
+    focal = min(height, width) / 2 / math.tan(fov / 2)
+    return torch.tensor([[focal, 0, width / 2], [0, focal, height / 2], [0, 0, 1]], dtype=torch.float64)
+
+
+def _check_pose(i: int, pose: Tensor) -> None:
+    if not pose.isfinite().all():
+        raise ValueError(f"the pose of camera {i} is not finite.")
+    if not torch.allclose(pose[3], torch.tensor([0.0, 0, 0, 1], dtype=torch.float64)):
+        raise ValueError(f"the last row of the pose of camera {i} is {pose[3].tolist()}; it must be [0, 0, 0, 1].")
+    rotation = pose[:3, :3]
+    if not torch.allclose(rotation @ rotation.mT, torch.eye(3, dtype=torch.float64), atol=1e-3):
+        raise ValueError(f"the rotation of camera {i} is not one: its columns are not orthogonal unit vectors.")
+    if torch.linalg.det(rotation) < 0:
+        raise ValueError(f"the pose of camera {i} is mirrored (left-handed axes); negate one of its columns.")
+
+
+def _check_intrinsics(i: int, K: Tensor) -> None:
+    if not K.isfinite().all():
+        raise ValueError(f"the intrinsics of camera {i} are not finite.")
+    if K[0, 0] <= 0 or K[1, 1] <= 0 or K[1, 0] != 0 or K[2].tolist() != [0, 0, 1]:
+        raise ValueError(
+            f"the intrinsics of camera {i} are singular or not those of a pinhole: {K.tolist()}; "
+            "expected [[fx, s, cx], [0, fy, cy], [0, 0, 1]] with positive fx and fy."
+        )
