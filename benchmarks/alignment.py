@@ -2,7 +2,7 @@
 
 Draws pairs of prompts that differ in shape and colour, uncoupled and under each setting, all from the same seeds, and
 prints one row a setting: mean centroid distance, mask IoU, and the share of pictures whose shape and colour a
-classifier trained on renders reads right. `--accuracy` judges that many uncoupled pictures instead.
+classifier trained on renders reads right.
 
     python benchmarks/alignment.py --pairs 100
 """

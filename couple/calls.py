@@ -70,7 +70,7 @@ class Call:
         self._turn = Turn(self._run)
         self._turn.call = self
         self._turn.gr_context = contextvars.copy_context()
-        self._pipeline = hooks.private_copy(trajectory.pipeline, functools.partial(hooked_scheduler, self))
+        self._pipeline = hooks.private_copy(trajectory.pipeline, functools.partial(hook_scheduler, self))
 
     def _run(self) -> None:
         self.output = self._pipeline(**self.trajectory.call_kwargs)
@@ -147,10 +147,12 @@ class Arrival:
         result: what the pipeline gets back from `scheduler.step`.
     """
 
-    def __init__(self, call: Call, stock_step: Callable[..., Any], bound: inspect.BoundArguments) -> None:
+    def __init__(
+        self, call: Call, scheduler: Any, stock_step: Callable[..., Any], bound: inspect.BoundArguments
+    ) -> None:
         """Take note of the arguments of the stock `step`, bound to its signature."""
         self.trajectory = call.trajectory
-        self.scheduler = bound.args[0]
+        self.scheduler = scheduler
         self.pull: Tensor | None = None
         self.result: Any = None
         self._call = call
@@ -177,7 +179,7 @@ class Arrival:
     @functools.cached_property
     def levels(self) -> schedulers.Levels:
         """Alpha and sigma before and after the step."""
-        extra = {k: v for k, v in self._bound.arguments.items() if k not in ("self", "timestep")}
+        extra = {k: v for k, v in self._bound.arguments.items() if k != "timestep"}
         return schedulers.levels(self.scheduler, self.timestep, **extra)
 
     @functools.cached_property
@@ -231,30 +233,38 @@ class Arrival:
             self.result = result
 
 
-def hooked_scheduler(call: Call, cls: type) -> type:
-    """Make the class of a private scheduler: its `step` is a meeting, its deep copies know that they are copies."""
-    if not hasattr(cls, "step"):
-        return cls  # score-SDE predictors and correctors: nothing to meet at
-    carrying = schedulers.carrying_class(cls)
-    signature = inspect.signature(cls.step)
+def hook_scheduler(call: Call, scheduler: Any, is_copy: bool = False) -> None:
+    """Make the `step` of a private scheduler a meeting, and let its deep copies know that they are copies.
 
-    @functools.wraps(cls.step)
-    def step(self: Any, *args: Any, **kwargs: Any) -> Any:
+    Both are attributes of the instance: its class stays the stock one, which a pipeline may insist on (Bria). They
+    are plain functions because a pipeline may copy the scheduler's `__dict__` and put it back (Panorama).
+    """
+    if not hasattr(scheduler, "step"):
+        return  # score-SDE predictors and correctors: nothing to meet at
+    scheduler.__class__ = schedulers.carrying_class(type(scheduler))
+    stock_step = scheduler.step
+    signature = inspect.signature(stock_step)
+
+    @functools.wraps(stock_step)
+    def step(*args: Any, **kwargs: Any) -> Any:
         # A pipeline may deep-copy its scheduler for a second state (sound beside pictures), which steps on its own,
         # or for each frame of its only state (diffusion forcing), which is then what meets.
-        call.original_steps |= not self._is_copy
-        if not call.running or (self._is_copy and call.original_steps):
-            return carrying.step(self, *args, **kwargs)
-        arrival = Arrival(call, carrying.step, signature.bind(self, *args, **kwargs))
+        call.original_steps |= not is_copy
+        if not call.running or (is_copy and call.original_steps):
+            return stock_step(*args, **kwargs)
+        arrival = Arrival(call, scheduler, stock_step, signature.bind(*args, **kwargs))
         call.wait(arrival)
         return arrival.result
 
-    def __deepcopy__(self: Any, memo: dict[int, Any]) -> Any:
-        twin = memo[id(self)] = object.__new__(type(self))
-        twin.__dict__.update(copy.deepcopy(self.__dict__, memo), _is_copy=True)
+    def deepcopy(memo: dict[int, Any]) -> Any:
+        twin = memo[id(scheduler)] = object.__new__(type(scheduler))
+        own = {name: value for name, value in vars(scheduler).items() if name not in hooks}
+        vars(twin).update(copy.deepcopy(own, memo))
+        hook_scheduler(call, twin, is_copy=True)
         return twin
 
-    return hooks.subclass(carrying, {"step": step, "__deepcopy__": __deepcopy__, "_is_copy": False})
+    hooks = {"step": step, "__deepcopy__": deepcopy}
+    vars(scheduler).update(hooks)
 
 
 @functools.cache
@@ -293,7 +303,12 @@ def hooked_network(cls: type) -> type:
             with cls.cache_context(self, name, **kwargs):
                 yield
 
-        members["cache_context"] = cache_context
+        def _reset_stateful_cache(self: nn.Module, recurse: bool = True) -> None:
+            # A pipeline that ends clears the caches of its networks: others may still be using theirs.
+            if not isinstance(greenlet.getcurrent(), Turn):
+                cls._reset_stateful_cache(self, recurse)
+
+        members |= {"cache_context": cache_context, "_reset_stateful_cache": _reset_stateful_cache}
     return hooks.subclass(cls, members)
 
 

@@ -67,7 +67,7 @@ class Engine:
         self._x0: dict[Trajectory, Tensor] = {}
         self._levels: dict[Trajectory, Level] = {}
         # A network that meets nobody is left alone; one with a step cache must know whose call it serves.
-        self._hooked = [m for m in shared if max_batch != 1 or getattr(m, "is_cache_enabled", False)]
+        self._hooked: list[Any] = [m for m in shared if max_batch != 1 or getattr(m, "is_cache_enabled", False)]
 
     def run(
         self, method: Method, watched: frozenset[Trajectory], after: Callable[[Meeting], None]
@@ -122,6 +122,9 @@ class Engine:
     def _swapped(self) -> Iterator[None]:
         with ExitStack() as stack:
             stack.callback(self.processors.put, self.processors.now())
+            for module in self._hooked:
+                if getattr(module, "is_cache_enabled", False):
+                    stack.callback(module._reset_stateful_cache)
             stack.enter_context(hooks.swapped(self._hooked, hooked_network))
             yield
 

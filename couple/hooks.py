@@ -1,9 +1,9 @@
-"""Class swaps: how `couple` listens to objects it does not own, and leaves them as they were.
+"""How `couple` listens to objects it does not own, and leaves them as they were.
 
-An object is hooked by giving it a subclass of its own class that has the same name, module and documentation.
-`isinstance` checks, signature sniffing, `config` and `save_pretrained` keep working, and giving the old class back
-undoes everything. Networks are hooked in place while sampling, since they are shared and cannot be copied;
-pipelines and schedulers are private copies.
+Networks are hooked in place while sampling, since they are shared and cannot be copied: each gets a subclass of its
+own class that has the same name, module and documentation. `isinstance` checks, signature sniffing, `config` and
+`save_pretrained` keep working, and giving the old class back undoes everything. Pipelines and schedulers are private
+copies.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def parts(pipeline: Any) -> Iterator[tuple[Any, str, Any]]:
         if id(owner) in seen:
             continue
         seen.add(id(owner))
-        for name, value in list(vars(owner).items()):
+        for name, value in list(getattr(owner, "__dict__", {}).items()):
             yield owner, name, value
             if _is_pipeline(value):
                 queue.append(value)
@@ -92,12 +92,12 @@ def networks(pipeline: Any) -> list[nn.Module]:
     return list(found.values())
 
 
-def private_copy(pipeline: Any, hook: Callable[[type], type]) -> Any:
+def private_copy(pipeline: Any, hook: Callable[[Any], None]) -> Any:
     """Copy a pipeline so that it owns what remembers a run, its schedulers and guiders, and shares everything else.
 
     Args:
         pipeline: the user's object, not changed.
-        hook: makes the class for the main scheduler; the other schedulers keep theirs.
+        hook: called with the private copy of each main scheduler.
 
     Returns:
         A shallow copy (pipelines inside it are copied too) with deep copies of the schedulers. A scheduler held
@@ -110,7 +110,7 @@ def private_copy(pipeline: Any, hook: Callable[[type], type]) -> Any:
         if id(value) not in copies:
             copies[id(value)] = copy.deepcopy(value)
             if id(value) in mains:
-                copies[id(value)].__class__ = hook(type(value))
+                hook(copies[id(value)])
         return copies[id(value)]
 
     def clone(owner: Any) -> Any:

@@ -25,6 +25,8 @@ from couple.weights import Level
 
 #: A pull longer than this many standard deviations of the noise landed on is named in a warning.
 TOO_FAR = 4.0
+#: Step caches of diffusers with one memory a network, whoever calls, and a clock read off the user's pipeline.
+UNNAMED_CACHES = frozenset({"FasterCacheConfig", "PyramidAttentionBroadcastConfig"})
 
 
 class Info:
@@ -179,28 +181,38 @@ class _Watch:
         for norm, pulled in self._later:
             self._judge(float(norm), pulled)
 
-    def _weights(self, pulled: _Pulled) -> str:
-        edges = [edge for edge in self._edges if pulled.trajectory in edge.trajectories]
-        return ", ".join(sorted({f"weight={edge.weight!r}" for edge in edges}))
-
     def _judge(self, norm: float, pulled: _Pulled) -> None:
+        edges = [edge for edge in self._edges if pulled.trajectory in edge.trajectories]
         if not math.isfinite(norm):
             raise FloatingPointError(
                 f"{pulled.name} is not finite after step {pulled.step} "
-                f"(pull norm {norm:.3g}, {self._weights(pulled)}). "
+                f"(pull norm {norm:.3g}, {_weights(edges)}). "
                 "Either a network gave nan or inf, which a run without edges would show, or the coupling is too "
-                "strong: lower the weight, or use a law that cannot overshoot, weight=couple.weights.relax(1.0)."
+                f"strong: {_weaker(edges)}."
             )
         deviations = norm / (pulled.sigma * math.sqrt(pulled.size))
         if deviations > TOO_FAR and pulled.trajectory not in self._warned:
             self._warned.add(pulled.trajectory)
             warnings.warn(
                 f"{pulled.name} was pulled by {deviations:.1f} standard deviations of its noise in step "
-                f"{pulled.step} ({self._weights(pulled)}), where a network has not seen such states: the coupling is "
-                "too strong. Lower the weight, or use weight=couple.weights.relax(1.0).",
+                f"{pulled.step} ({_weights(edges)}), where a network has not seen such states: the coupling is "
+                f"too strong; {_weaker(edges)}.",
                 RuntimeWarning,
                 stacklevel=2,
             )
+
+
+def _weights(edges: Sequence[Edge]) -> str:
+    return ", ".join(sorted({f"weight={edge.weight!r}" for edge in edges}))
+
+
+def _weaker(edges: Sequence[Edge]) -> str:
+    """What would make these edges of one trajectory pull less."""
+    if len(edges) > 1:
+        return f"lower the weight, or divide it by the {len(edges)} edges, e.g. couple.complete(..., normalize=True)"
+    if any("relax(" in repr(edge.weight) for edge in edges):
+        return "lower kappa, e.g. weight=couple.weights.relax(0.3)"
+    return "lower the weight, or use a law that never steps past agreement, weight=couple.weights.relax(1.0)"
 
 
 @dataclass(frozen=True)
@@ -271,6 +283,13 @@ def _check_call(trajectory: Trajectory) -> None:
         inspect.signature(type(pipeline).__call__).bind(pipeline, **trajectory.call_kwargs)
     except TypeError as error:
         raise TypeError(f"trajectory {name!r}: {type(pipeline).__name__} cannot be called so: {error}.") from None
+    for network in hooks.networks(pipeline):
+        cache = type(getattr(network, "_cache_config", None)).__name__
+        if cache in UNNAMED_CACHES:
+            raise ValueError(
+                f"trajectory {name!r}: {type(network).__name__} has a step cache set by {cache}, which does not keep "
+                "calls apart. Write network.disable_cache(), or use FirstBlockCacheConfig()."
+            )
     steps = trajectory.call_kwargs.get("num_inference_steps", 1)
     if isinstance(steps, int) and steps < 1:
         raise ValueError(f"trajectory {name!r}: num_inference_steps must be at least 1; got {steps}.")

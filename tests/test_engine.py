@@ -3,6 +3,7 @@
 import contextvars
 import copy
 import gc
+import inspect
 
 import pytest
 import torch
@@ -409,6 +410,34 @@ def test_a_pipeline_inside_a_pipeline_steps_the_same_private_scheduler():
     assert result.steps == {a: 4, b: 4}
     assert (result[a] - result[b]).norm() < (alone[0] - alone[1]).norm()
     assert str(vars(pipeline.scheduler)) == before
+
+
+class Particular(Walk):
+    """Insists on the very class of its scheduler, asks what its step takes, and saves and restores its attributes."""
+
+    def __call__(self, **kwargs):
+        assert type(self.scheduler) is FlowMatchEulerDiscreteScheduler
+        assert "generator" in inspect.signature(self.scheduler.step).parameters
+
+        def restore(pipeline, i, x):
+            kept = copy.deepcopy(pipeline.scheduler.__dict__)
+            pipeline.scheduler.__dict__.update(kept)
+            return x
+
+        return super().__call__(on_step=restore, **kwargs)
+
+
+def test_a_pipeline_may_insist_on_its_scheduler_and_restore_its_attributes():
+    net = Net()
+    a, b = two(Particular(net))
+    stock = [trajectory.pipeline(generator=seed(k)) for k, trajectory in enumerate((a, b))]
+    result = run([a, b], max_batch=1)
+    assert torch.equal(result[a], stock[0]) and torch.equal(result[b], stock[1])
+    assert result.steps == {a: 4, b: 4}
+    a, b = two(Particular(net))
+    coupled = run([a, b], couple.pair(a, b, weight=0.2))
+    assert coupled.steps == {a: 4, b: 4}
+    assert not torch.equal(coupled[a], stock[0])
 
 
 def test_trajectories_may_share_one_scheduler_object():

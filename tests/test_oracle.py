@@ -102,9 +102,9 @@ def assert_couple_equals_the_oracle(families, edges, predictions=None):
         trajectories, graph, callback=lambda info: seen.append([info.x0[t] for t in trajectories]), progress=False
     )
     found = np.stack([result[trajectory].numpy() for trajectory in trajectories])
-    assert np.abs(found - final).max() < 1e-7
+    assert np.abs(found - final).max() < 1e-10
     for ours, theirs in zip(seen, expected_x0, strict=True):
-        assert np.abs(torch.stack(ours).numpy() - theirs).max() < 1e-7
+        assert np.abs(torch.stack(ours).numpy() - theirs).max() < 1e-10
 
 
 FAMILIES = ["ddim", "ve_euler", "flow_euler"]

@@ -76,6 +76,7 @@ def without_scheduler():
         (lambda a, b: run([a, b], max_batch=True), ValueError, "`max_batch` must be"),
         (lambda a, b: run([a, b], method=Coupled), TypeError, r"Did you mean Coupled\(\)\?"),
         (lambda a, b: run([without_scheduler()]), ValueError, r"'mute': function has no scheduler.*DenoiserPipeline"),
+        (lambda a, b: run([couple.Trajectory(print)]), ValueError, "builtin_function_or_method has no scheduler"),
         (
             lambda a, b: run([couple.Trajectory(Walk(), name="cat", prompts="x")]),
             TypeError,
