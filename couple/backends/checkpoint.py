@@ -94,6 +94,29 @@ def load_strictly(module: nn.Module, state: Mapping[str, Tensor], *, source: str
     Raises:
         ValueError: keys are missing, unexpected or of another shape; the message names them.
     """
+    _check_fit(module, state, source)
+    on_meta = any(value.is_meta for value in module.state_dict().values())
+    module.load_state_dict(state, strict=True, assign=on_meta)
+
+
+def add_strictly(module: nn.Module, offset: Mapping[str, Tensor], *, source: str | Path) -> None:
+    """Add `offset` to the tensors of `module`, every one of them, in place and in the module's own precision.
+
+    Args:
+        module: on any device.
+        offset: what to add, by key of `module.state_dict()`.
+        source: what messages call the offset, e.g. the file it came from.
+
+    Raises:
+        ValueError: keys are missing, unexpected or of another shape; the message names them, and nothing was added.
+    """
+    _check_fit(module, offset, source)
+    with torch.no_grad():
+        for key, value in module.state_dict().items():
+            value.add_(offset[key].to(value))
+
+
+def _check_fit(module: nn.Module, state: Mapping[str, Tensor], source: str | Path) -> None:
     wanted = {key: tuple(value.shape) for key, value in module.state_dict().items()}
     got = {key: tuple(value.shape) for key, value in state.items()}
     faults = []
@@ -107,8 +130,6 @@ def load_strictly(module: nn.Module, state: Mapping[str, Tensor], *, source: str
         )
     if faults:
         raise ValueError(f"{source} does not fit {type(module).__name__}: {'; '.join(faults)}.")
-    on_meta = any(value.is_meta for value in module.state_dict().values())
-    module.load_state_dict(state, strict=True, assign=on_meta)
 
 
 def _some(names: Iterable[str]) -> str:

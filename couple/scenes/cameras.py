@@ -36,9 +36,9 @@ class Cameras:
 
     Example:
         >>> cameras = Cameras(torch.eye(4)[None], intrinsics(math.radians(90), 64, 96), 64, 96)
-        >>> cameras.K[0].tolist()
+        >>> cameras.K[0].round(decimals=6).tolist()
         [[32.0, 0.0, 48.0], [0.0, 32.0, 32.0], [0.0, 0.0, 1.0]]
-        >>> cameras.resized(32, 48).K[0, 0].tolist()
+        >>> cameras.resized(32, 48).K[0, 0].round(decimals=6).tolist()
         [16.0, 0.0, 24.0]
     """
 
@@ -58,7 +58,7 @@ class Cameras:
             raise ValueError(f"pictures of {self.height} x {self.width} pixels are empty.")
         K = K.expand(len(c2w), 3, 3)
         for i, (pose, matrix) in enumerate(zip(c2w, K, strict=True)):
-            _check_pose(i, pose)
+            check_pose(pose, f"camera {i}")
             _check_intrinsics(i, matrix)
         object.__setattr__(self, "c2w", c2w)
         object.__setattr__(self, "K", K)
@@ -98,6 +98,16 @@ class Cameras:
         K[:, 1, 2] -= top
         return Cameras(self.c2w, K, height, width)
 
+    def fitted(self, height: int, width: int) -> Cameras:
+        """The cameras of the largest centred rectangle of that shape, scaled to `height` x `width` pixels."""
+        top, left, rows, _ = centred(self.height, self.width, height, width)
+        scale = height / rows
+        K = self.K.clone()
+        K[:, 0, 2] -= left
+        K[:, 1, 2] -= top
+        K[:, :2] *= scale
+        return Cameras(self.c2w, K, height, width)
+
 
 def intrinsics(fov: float, height: int, width: int) -> Tensor:
     """Intrinsics, shape (3, 3), of square pixels with `fov` radians across the shorter side, centred."""
@@ -105,16 +115,86 @@ def intrinsics(fov: float, height: int, width: int) -> Tensor:
     return torch.tensor([[focal, 0, width / 2], [0, focal, height / 2], [0, 0, 1]], dtype=torch.float64)
 
 
-def _check_pose(i: int, pose: Tensor) -> None:
+def orbit(
+    num_views: int,
+    *,
+    radius: float,
+    elevation: float | Sequence[float],
+    azimuth: Sequence[float] | None = None,
+    fov: float = math.radians(54),
+    height: int,
+    width: int,
+) -> Cameras:
+    """Cameras on a sphere about the origin that look at it, upright in a world whose z axis points up.
+
+    Args:
+        num_views: number of cameras V.
+        radius: distance from the origin, in units of the scene.
+        elevation: radians above the horizon, one for all or one for each camera.
+        azimuth: radians anticlockwise seen from above, 0 on the x axis, one for each camera; one full turn in equal
+            steps if left out.
+        fov: radians across the shorter side; the default is that of Stable Virtual Camera, 54 degrees.
+        height: rows of a picture, in pixels.
+        width: columns of a picture.
+
+    Raises:
+        ValueError: a number is out of range (degrees given as radians, usually) or their count is not `num_views`.
+
+    Example:
+        >>> orbit(4, radius=2.0, elevation=0.0, height=64, width=64).c2w[1, :3, 3].round(decimals=6).tolist()
+        [0.0, 2.0, 0.0]
+    """
+    if num_views < 1:
+        raise ValueError(f"`num_views` is {num_views}; an orbit has at least one camera.")
+    if not 0 < radius < math.inf:
+        raise ValueError(f"`radius` is {radius}; give a positive distance.")
+    if not 0 < fov < math.pi:
+        raise ValueError(f"`fov` is {fov}; give radians between 0 and pi, e.g. math.radians(54).")
+    if azimuth is None:
+        azimuth = [2 * math.pi * i / num_views for i in range(num_views)]
+    if isinstance(elevation, int | float):
+        elevation = [elevation] * num_views
+    az = _angles("azimuth", azimuth, num_views, 2 * math.pi)
+    el = _angles("elevation", elevation, num_views, math.pi / 2)
+    zero = torch.zeros_like(az)
+    outward = torch.stack([el.cos() * az.cos(), el.cos() * az.sin(), el.sin()], dim=-1)
+    right = torch.stack([-az.sin(), az.cos(), zero], dim=-1)
+    down = torch.stack([el.sin() * az.cos(), el.sin() * az.sin(), -el.cos()], dim=-1)
+    c2w = torch.eye(4, dtype=torch.float64).repeat(num_views, 1, 1)
+    c2w[:, :3] = torch.stack([right, down, -outward, radius * outward], dim=-1)
+    return Cameras(c2w, intrinsics(fov, height, width), height, width)
+
+
+def centred(height: int, width: int, new_height: int, new_width: int) -> tuple[float, float, float, float]:
+    """The largest rectangle shaped as `new_height` x `new_width`, centred: (top, left, height, width) in pixels."""
+    scale = max(new_height / height, new_width / width)
+    rows, columns = new_height / scale, new_width / scale
+    return (height - rows) / 2, (width - columns) / 2, rows, columns
+
+
+def check_pose(pose: Tensor, camera: str) -> None:
+    """Raise ValueError, naming the `camera`, unless `pose`, shape (4, 4), is finite, rigid and right-handed."""
     if not pose.isfinite().all():
-        raise ValueError(f"the pose of camera {i} is not finite.")
+        raise ValueError(f"the pose of {camera} is not finite.")
     if not torch.allclose(pose[3], torch.tensor([0.0, 0, 0, 1], dtype=torch.float64)):
-        raise ValueError(f"the last row of the pose of camera {i} is {pose[3].tolist()}; it must be [0, 0, 0, 1].")
+        raise ValueError(f"the last row of the pose of {camera} is {pose[3].tolist()}; it must be [0, 0, 0, 1].")
     rotation = pose[:3, :3]
     if not torch.allclose(rotation @ rotation.mT, torch.eye(3, dtype=torch.float64), atol=1e-3):
-        raise ValueError(f"the rotation of camera {i} is not one: its columns are not orthogonal unit vectors.")
+        raise ValueError(f"the rotation of {camera} is not one: its columns are not orthogonal unit vectors.")
     if torch.linalg.det(rotation) < 0:
-        raise ValueError(f"the pose of camera {i} is mirrored (left-handed axes); negate one of its columns.")
+        raise ValueError(f"the pose of {camera} is mirrored (left-handed axes); negate one of its columns.")
+
+
+def _angles(name: str, values: Sequence[float], count: int, largest: float) -> Tensor:
+    angles = torch.as_tensor(values, dtype=torch.float64)
+    if angles.shape != (count,):
+        raise ValueError(f"`{name}` has shape {tuple(angles.shape)}; give one angle for each of the {count} cameras.")
+    if not (angles.abs() <= largest + 1e-9).all():
+        raise ValueError(
+            f"`{name}` is {angles.tolist()}; give radians between {-largest:.4g} and {largest:.4g}, "
+            "e.g. math.radians(30)."
+        )
+    return angles
 
 
 def _check_intrinsics(i: int, K: Tensor) -> None:
