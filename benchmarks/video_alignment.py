@@ -97,7 +97,8 @@ def main() -> None:
         right = judge(pairs, videos)
         line = {"law": name, "pairs": len(pairs), "steps": arguments.steps, "guidance": arguments.guidance}
         line["distance"] = round(path_distance(*videos).mean().item(), 2)
-        line |= dict(zip(("colour", "shape", "motion"), right.float().mean((0, 1)).numpy().round(3).tolist(), strict=True))
+        shares = right.float().mean((0, 1)).tolist()
+        line |= {part: round(share, 3) for part, share in zip(("colour", "shape", "motion"), shares, strict=True)}
         line["accuracy"] = round(right.all(2).float().mean().item(), 3)
         line["kept"] = round(right.all((0, 2))[before].float().mean().item(), 3)
         print(json.dumps(line | {"seconds": round(time.perf_counter() - started, 1)}), flush=True)

@@ -1,16 +1,26 @@
-"""Tokenizers made in code and tiny text encoders for the bundled model.
+"""Tokenizers made in code and tiny text encoders for the bundled models.
 
-Flux reads a prompt twice: CLIP's pooled vector steers every block, T5's tokens are attended to. Both are trained from
-scratch with the transformer. Known words are single tokens; anything else falls back to characters, so any prompt can
-be read, though only the world's words mean something.
+Flux reads a prompt twice: CLIP's pooled vector steers every block, T5's tokens are attended to. Wan reads it once, with
+UMT5. All are trained from scratch with their transformer. Known words are single tokens; anything else falls back to
+characters, so any prompt can be read, though only the world's words mean something.
 """
 
 import torch
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer, T5Config, T5EncoderModel, T5TokenizerFast
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTokenizer,
+    T5Config,
+    T5EncoderModel,
+    T5TokenizerFast,
+    UMT5Config,
+    UMT5EncoderModel,
+)
 
-from couple.bundled import COLOURS, SHAPES
+from couple.bundled import COLOURS, MOTIONS, SHAPES, SPRITES
 
 WORDS = (*COLOURS, *SHAPES, "a", "the", "one")
+VIDEO_WORDS = tuple(dict.fromkeys((*COLOURS, *SPRITES, *" ".join(MOTIONS).split(), "a", "the", "one")))
 CLIP_LENGTH = 16
 T5_LENGTH = 8
 
@@ -41,10 +51,10 @@ def clip_tokenizer() -> CLIPTokenizer:
     return CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=CLIP_LENGTH)
 
 
-def t5_tokenizer() -> T5TokenizerFast:
+def t5_tokenizer(words: tuple[str, ...] = WORDS) -> T5TokenizerFast:
     """Unigram model over the known words and the printable ASCII characters."""
     vocab = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", -20.0)]
-    vocab += [("▁" + word, -1.0) for word in WORDS] + [("▁", -4.0)]
+    vocab += [("▁" + word, -1.0) for word in words] + [("▁", -4.0)]
     vocab += [(chr(i), -10.0) for i in range(33, 127)]
     return T5TokenizerFast(vocab=vocab, extra_ids=0, model_max_length=T5_LENGTH)
 
@@ -79,6 +89,21 @@ def t5_encoder(tokenizer: T5TokenizerFast) -> T5EncoderModel:
         eos_token_id=1,
     )
     return T5EncoderModel(config)
+
+
+def umt5_encoder(tokenizer: T5TokenizerFast) -> UMT5EncoderModel:
+    config = UMT5Config(
+        vocab_size=len(tokenizer),
+        d_model=64,
+        d_kv=16,
+        d_ff=128,
+        num_layers=2,
+        num_heads=4,
+        dropout_rate=0.0,
+        pad_token_id=0,
+        eos_token_id=1,
+    )
+    return UMT5EncoderModel(config)
 
 
 def tokenize(tokenizer: CLIPTokenizer | T5TokenizerFast, prompts: list[str], length: int) -> torch.Tensor:

@@ -114,7 +114,7 @@ def _corners(radii: list[float]) -> Tensor:
     )
 
 
-def _outline(shape: str, points: Tensor) -> Tensor:
+def outline(shape: str, points: Tensor) -> Tensor:
     """Signed distance of one shape in its own units, y down, corners slightly rounded."""
     match shape:
         case "circle":
@@ -139,7 +139,7 @@ def _measure(shape: str) -> tuple[Tensor, float]:
     """Centroid of a shape in its own units, and the radius of the disc of its area."""
     axis = torch.linspace(-2, 2, 801)
     points = torch.stack(torch.meshgrid(axis, axis, indexing="xy"), -1)
-    inside = points[_outline(shape, points) < 0]
+    inside = points[outline(shape, points) < 0]
     return inside.mean(0), (len(inside) * (4 / 800) ** 2 / pi) ** 0.5
 
 
@@ -159,7 +159,7 @@ def coverage(scene: Scene) -> Tensor:
         rows = scene.shape == index
         centroid, radius = MEASURES[index]
         scale = (scene.radius[rows] / radius)[:, None, None]
-        distance = _outline(shape, away[rows] / scale[..., None] + centroid) * scale
+        distance = outline(shape, away[rows] / scale[..., None] + centroid) * scale
         covered[rows] = (0.5 - distance).clamp(0, 1)
     return covered
 

@@ -1,8 +1,12 @@
 """The models that come with the package: where they lie, what they can draw and how they like to be called.
 
 `text_to_image()` is the folder of a small `FluxPipeline` that draws one pastel shape, glowing softly, on a dark ground:
-`FluxPipeline.from_pretrained(text_to_image())("a pink star", **TEXT_TO_IMAGE_DEFAULTS)`. Its training script, its
-picture world and its scores are in `training/`.
+`FluxPipeline.from_pretrained(text_to_image())("a pink star", **TEXT_TO_IMAGE_DEFAULTS)`.
+
+`text_to_video()` is the folder of a small `WanPipeline` that films one such sprite in motion:
+`WanPipeline.from_pretrained(text_to_video())("a blue square moves left", **TEXT_TO_VIDEO_DEFAULTS)`.
+
+Training scripts, worlds and scores are in `training/`.
 """
 
 from collections.abc import Mapping
@@ -11,10 +15,16 @@ from types import MappingProxyType
 from typing import Any
 
 SHAPES = ("circle", "square", "triangle", "star", "heart", "moon")
-"""The shapes the bundled model knows by name."""
+"""The shapes the bundled text-to-image model knows by name."""
 
 COLOURS = ("pink", "orange", "yellow", "green", "blue", "purple")
-"""The colours the bundled model knows by name; all share one luminance."""
+"""The colours the bundled models know by name; all share one luminance."""
+
+SPRITES = SHAPES[:4]
+"""The shapes the bundled video model knows by name."""
+
+MOTIONS = ("moves left", "moves right", "moves up", "moves down", "bounces", "circles")
+"""The motions the bundled video model knows by name."""
 
 TEXT_TO_IMAGE_DEFAULTS: Mapping[str, Any] = MappingProxyType(
     {
@@ -31,7 +41,27 @@ TEXT_TO_IMAGE_DEFAULTS: Mapping[str, Any] = MappingProxyType(
 TEXT_TO_IMAGE_UNTIL = 0.2
 """Share of the steps in which to couple the bundled model: by then places are settled, shapes and colours are not."""
 
+TEXT_TO_VIDEO_DEFAULTS: Mapping[str, Any] = MappingProxyType(
+    {
+        "height": 32,
+        "width": 32,
+        "num_frames": 13,
+        "max_sequence_length": 8,
+        "num_inference_steps": 24,
+        "guidance_scale": 2.5,
+    }
+)
+"""Call arguments of the bundled video pipeline; `WanPipeline`'s own defaults are far outside its training."""
+
+TEXT_TO_VIDEO_UNTIL = 0.3
+"""Share of the steps in which to couple the bundled video model: by then paths are settled, shapes are not."""
+
 
 def text_to_image() -> Path:
     """Folder of the bundled text-to-image pipeline, for `FluxPipeline.from_pretrained`."""
     return Path(__file__).parent / "text_to_image"
+
+
+def text_to_video() -> Path:
+    """Folder of the bundled text-to-video pipeline, for `WanPipeline.from_pretrained`."""
+    return Path(__file__).parent / "text_to_video"
