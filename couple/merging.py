@@ -22,7 +22,8 @@ from torch.utils import _pytree as pytree
 from couple.hooks import Processors, version
 from couple.modes import Modes
 
-#: Networks whose rows do not look at each other; each is proven by a test that merges calls and compares.
+#: Networks whose calls do not look at each other: rows stay apart, or (multi-view networks) the rows of a call stay
+#: together. Each is proven by a test that merges calls and compares.
 ROW_INDEPENDENT = frozenset(
     {
         "CogVideoXTransformer3DModel",
@@ -30,11 +31,14 @@ ROW_INDEPENDENT = frozenset(
         "Flux2Transformer2DModel",
         "FluxTransformer2DModel",
         "LTXVideoTransformer3DModel",
+        "MVDreamModel",
         "MochiTransformer3DModel",
+        "MultiViewUNet",
         "PixArtTransformer2DModel",
         "QwenImageTransformer2DModel",
         "SD3Transformer2DModel",
         "SanaTransformer2DModel",
+        "SevaModel",
         "UNet2DConditionModel",
         "WanTransformer3DModel",
     }
@@ -50,10 +54,14 @@ ROW_INDEPENDENT_PROCESSORS = frozenset(
         "FluxAttnProcessor",
         "JointAttnProcessor2_0",
         "LTXVideoAttnProcessor",
+        "MVDreamAttnProcessor",
         "MochiAttnProcessor2_0",
+        "MultiViewAttention",
         "QwenDoubleStreamAttnProcessor2_0",
         "SanaLinearAttnProcessor2_0",
         "SanaMultiscaleAttnProcessor2_0",
+        "SevaAttnProcessor",
+        "TextAttention",
         "WanAttnProcessor",
         "XFormersAttnProcessor",
     }

@@ -142,7 +142,7 @@ class relax:
 
     def __call__(self, level: Level) -> float:
         """Return the weight that moves the implied x0 by the share c."""
-        if level.alpha == 0 or level.delta_log_snr <= 0 or self.kappa == 0:
+        if level.alpha <= 0 or level.delta_log_snr <= 0 or self.kappa == 0:
             return 0.0
         noise = level.sigma / level.alpha
         share = -math.expm1(-2 * self.kappa * noise**self.decay * level.delta_log_snr) / 2
@@ -317,7 +317,8 @@ def _blend(start: float | Law, stop: float | Law, share: float, level: Level) ->
 
 
 def _log_snr(alpha: float, sigma: float) -> float:
-    if alpha == 0:
+    # Schedules that start at pure noise may overshoot it by a rounding: TrigFlow's cos(1.5708) is -4e-6.
+    if alpha <= 0:
         return -math.inf
     return 2 * math.log(alpha / sigma) if sigma > 0 else math.inf
 

@@ -194,3 +194,9 @@ def test_scaling_an_implicit_weight_scales_its_strength_also_in_a_window():
 def test_bad_laws_are_refused(make, error, message):
     with pytest.raises(error, match=re.escape(message)):
         make()
+
+
+def test_a_start_a_rounding_beyond_pure_noise_is_pure_noise():
+    # TrigFlow starts at t = 1.5708, whose cosine is -3.7e-6.
+    landing = dict(progress=0.0, alpha_next=0.3, sigma_next=0.9)
+    assert Level.landing(alpha=math.cos(1.5708), sigma=1.0, **landing) == Level.landing(alpha=0.0, sigma=1.0, **landing)

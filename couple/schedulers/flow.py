@@ -27,7 +27,10 @@ def indexed(scheduler: Any, timestep: float | Tensor, options: Mapping[str, Any]
 
 
 def euler(scheduler: Any, timestep: float | Tensor, options: Mapping[str, Any]) -> Levels:
-    """Flow Euler, with two variants of its own: inverted sigmas (Mochi) and a timestep for each token (LTX)."""
+    """Flow Euler, with its variants: inverted sigmas (Mochi), a timestep for each token (LTX), EDM's sigmas (Cosmos 2).
+
+    Cosmos 2 steps an x = x0 + sigma eps from sigma 80 on, with the noise as its output: no straight path exceeds 1.
+    """
     tokens = options.get("per_token_timesteps")
     if tokens is not None:
         return _per_token(scheduler, tokens)
@@ -36,6 +39,8 @@ def euler(scheduler: Any, timestep: float | Tensor, options: Mapping[str, Any]) 
     if scheduler.config.invert_sigmas:
         # The table counts the share of data, and rises, so the network's output must point from noise to data.
         return between(1.0 - sigma, 1.0 - sigma_next, "flow_reversed")
+    if at(scheduler.sigmas, 0) > 1.001:
+        return Levels(1.0, sigma, 1.0, sigma_next, "epsilon")
     return between(sigma, sigma_next)
 
 

@@ -185,3 +185,17 @@ def test_x0_of_half_precision_is_float32():
         assert x0.dtype == torch.float32
         here = levels(scheduler, t)
         torch.testing.assert_close(x0, sample.float() - here.sigma * output.float())
+
+
+def test_flow_euler_on_edm_sigmas_steps_a_variance_exploding_state():
+    # Cosmos 2: sigmas from 80 down, a state x0 + sigma eps, the noise as output.
+    scheduler = diffusers.FlowMatchEulerDiscreteScheduler()
+    scheduler.set_timesteps(sigmas=[80.0, 8.0, 0.5])
+    found = levels(scheduler, scheduler.timesteps[0])
+    assert (found.alpha, found.alpha_next) == (1.0, 1.0)
+    assert (found.sigma, found.sigma_next) == pytest.approx((80.0, 8.0))
+    x0, noise = torch.tensor([0.3, -0.7]), torch.tensor([1.1, 0.2])
+    state = x0 + 80 * noise
+    assert torch.allclose(predict_x0(scheduler, noise, scheduler.timesteps[0], state), x0, atol=1e-4)
+    landed = scheduler.step(noise, scheduler.timesteps[0], state, return_dict=False)[0]
+    assert torch.allclose(landed, x0 + 8 * noise, atol=1e-4)

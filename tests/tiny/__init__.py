@@ -6,9 +6,19 @@ another GEMM path and differ in the last bit). `family.arguments(k)` are the key
 call, with its own prompt and a fresh generator, because a generator is used up by a call.
 """
 
-from tests.tiny import flow_images, stable_diffusion, videos
+from tests.tiny import flow_images, magic_fixup, mv_adapter, mvdream, relighting, seva, stable_diffusion, videos
 from tests.tiny.building import Family
 
-FAMILIES: dict[str, Family] = {**stable_diffusion.FAMILIES, **flow_images.FAMILIES, **videos.FAMILIES}
+#: Pictures of several views of one scene.
+MULTI_VIEW: dict[str, Family] = {**seva.FAMILIES, **mvdream.FAMILIES, **mv_adapter.FAMILIES}
+#: Editors of single pictures that are no stock pipelines.
+EDITORS: dict[str, Family] = {**relighting.FAMILIES, **magic_fixup.FAMILIES}
+FAMILIES: dict[str, Family] = {
+    **stable_diffusion.FAMILIES,
+    **flow_images.FAMILIES,
+    **videos.FAMILIES,
+    **MULTI_VIEW,
+    **EDITORS,
+}
 
-__all__ = ["FAMILIES", "Family"]
+__all__ = ["EDITORS", "FAMILIES", "MULTI_VIEW", "Family"]
