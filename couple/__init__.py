@@ -15,6 +15,7 @@ if TYPE_CHECKING:
         maps,
         methods,
         metrics,
+        scenes,
         schedulers,
         weights,
     )
@@ -43,12 +44,13 @@ __all__ = [
     "metrics",
     "pair",
     "sample",
+    "scenes",
     "schedulers",
     "star",
     "weights",
 ]
 
-_MODULES = {"bundled", "coupling", "energies", "maps", "methods", "metrics", "schedulers", "weights"}
+_MODULES = {"bundled", "coupling", "energies", "maps", "methods", "metrics", "scenes", "schedulers", "weights"}
 _HOMES = {
     "DenoiserPipeline": "denoiser",
     "Edge": "graph",
