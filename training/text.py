@@ -5,6 +5,8 @@ UMT5. All are trained from scratch with their transformer. Known words are singl
 characters, so any prompt can be read, though only the world's words mean something.
 """
 
+from typing import Any
+
 import torch
 from transformers import (
     CLIPTextConfig,
@@ -76,34 +78,25 @@ def clip_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
 
 
 def t5_encoder(tokenizer: T5TokenizerFast) -> T5EncoderModel:
-    config = T5Config(
-        vocab_size=len(tokenizer),
-        d_model=64,
-        d_kv=16,
-        d_ff=128,
-        num_layers=2,
-        num_heads=4,
-        dropout_rate=0.0,
-        feed_forward_proj="gated-gelu",
-        pad_token_id=0,
-        eos_token_id=1,
-    )
-    return T5EncoderModel(config)
+    return T5EncoderModel(T5Config(**_t5_sizes(tokenizer), feed_forward_proj="gated-gelu"))
 
 
 def umt5_encoder(tokenizer: T5TokenizerFast) -> UMT5EncoderModel:
-    config = UMT5Config(
-        vocab_size=len(tokenizer),
-        d_model=64,
-        d_kv=16,
-        d_ff=128,
-        num_layers=2,
-        num_heads=4,
-        dropout_rate=0.0,
-        pad_token_id=0,
-        eos_token_id=1,
-    )
-    return UMT5EncoderModel(config)
+    return UMT5EncoderModel(UMT5Config(**_t5_sizes(tokenizer)))
+
+
+def _t5_sizes(tokenizer: T5TokenizerFast) -> dict[str, Any]:
+    return {
+        "vocab_size": len(tokenizer),
+        "d_model": 64,
+        "d_kv": 16,
+        "d_ff": 128,
+        "num_layers": 2,
+        "num_heads": 4,
+        "dropout_rate": 0.0,
+        "pad_token_id": 0,
+        "eos_token_id": 1,
+    }
 
 
 def tokenize(tokenizer: CLIPTokenizer | T5TokenizerFast, prompts: list[str], length: int) -> torch.Tensor:

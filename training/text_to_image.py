@@ -11,12 +11,9 @@ Every random number comes from a generator seeded by (seed, step): a run is repe
 from its last checkpoint exactly where it stopped.
 """
 
-import argparse
-import json
-import math
-import time
 from pathlib import Path
 
+import fitting
 import text
 import torch
 from autoencoder import CHANNELS, build, encode, train_decoder
@@ -32,10 +29,8 @@ from couple.bundled import text_to_image
 BATCH = 64
 STEPS = 6000
 DECODER_STEPS = 400
-WARM_UP = 100
 DECAY = 0.35
 """Share of the steps over which the learning rate falls to zero."""
-LEARNING_RATE = {"muon": 3e-3, "adamw": 1.5e-3}
 DROPPED = 0.12
 GHOSTS = 0.4
 GHOST_STRENGTH = 0.8
@@ -104,9 +99,7 @@ def batch(seed: int, step: int) -> tuple[Tensor, Tensor, Tensor, list[str]]:
     scene = random_scene(BATCH, generator)
     x0 = encode(render(scene))
     eps = torch.randn(x0.shape, generator=generator)
-    # Stratified logit-normal times.
-    u = (torch.randperm(BATCH, generator=generator) + torch.rand(BATCH, generator=generator)) / BATCH
-    t = torch.sigmoid(0.2 + 1.1 * math.sqrt(2) * torch.erfinv((2 * u - 1).clamp(-0.9999, 0.9999)))
+    t = fitting.times(BATCH, 0.2, generator)
     level = t[:, None, None, None]
     x = (1 - level) * x0 + level * eps
 
@@ -123,76 +116,23 @@ def batch(seed: int, step: int) -> tuple[Tensor, Tensor, Tensor, list[str]]:
     return pack(x), t, pack(eps - x0), prompts
 
 
-def optimizers(model: Model) -> list[torch.optim.Optimizer]:
-    """Muon for the blocks' matrices, AdamW for embeddings, modulations, biases and gains."""
-    matrices, rest = [], []
-    for name, parameter in model.named_parameters():
-        inside = "transformer_blocks" in name and "norm" not in name
-        (matrices if inside and parameter.ndim == 2 else rest).append(parameter)
-    muon = torch.optim.Muon(matrices, lr=LEARNING_RATE["muon"], weight_decay=0.01, adjust_lr_fn="match_rms_adamw")
-    adamw = torch.optim.AdamW(rest, lr=LEARNING_RATE["adamw"], betas=(0.9, 0.99), weight_decay=0.0, fused=True)
-    return [muon, adamw]
-
-
-def pace(step: int, steps: int) -> float:
-    """Learning rate as a share of its peak: warm-up, plateau, linear fall to zero."""
-    return min(1.0, (step + 1) / WARM_UP, (steps - step) / (DECAY * steps))
-
-
 def scheduler() -> FlowMatchEulerDiscreteScheduler:
     """The scheduler saved with the model."""
     return FlowMatchEulerDiscreteScheduler(shift=2.0, use_dynamic_shifting=False)
 
 
 def train(out: Path, seed: int, steps: int, every: int) -> Model:
-    """Train, or go on training from `out/state.pt`; writes the averaged weights beside it every `every` steps."""
+    """Train, or go on training from `out/state.pt` (`fitting.fit`)."""
     torch.manual_seed(seed)
-    model = Model().train()
-    average = {name: value.clone() for name, value in model.state_dict().items()}
-    opts, first = optimizers(model), 0
-    if (out / "state.pt").exists():
-        state = torch.load(out / "state.pt", weights_only=True)
-        model.load_state_dict(state["model"])
-        average, first = state["average"], state["step"]
-        for opt, saved in zip(opts, state["optimizers"], strict=True):
-            opt.load_state_dict(saved)
-    bases = [[LEARNING_RATE["muon"]], [LEARNING_RATE["adamw"]]]
-    started, total, seen = time.time(), 0.0, 0
-    for step in range(first, steps):
+    model = Model()
+
+    def loss_at(step: int) -> Tensor:
         x, t, target, prompts = batch(seed, step)
         with torch.autocast("cpu", torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
             velocity = model(x, t, *model.read(prompts))
-        loss = F.mse_loss(velocity.float(), target)
-        loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        for opt, base in zip(opts, bases, strict=True):
-            for group, lr in zip(opt.param_groups, base, strict=True):
-                group["lr"] = lr * pace(step, steps)
-            opt.step()
-            opt.zero_grad()
-        decay = min(EMA, (step + 1) / (step + 10))
-        with torch.no_grad():
-            for name, value in model.state_dict().items():
-                average[name].lerp_(value, 1 - decay)
-        total, seen = total + loss.item(), seen + 1
-        if (step + 1) % 50 == 0:
-            line = {"step": step + 1, "loss": round(total / seen, 4), "seconds": round(time.time() - started)}
-            with (out / "log.jsonl").open("a") as log:
-                log.write(json.dumps(line) + "\n")
-            total, seen = 0.0, 0
-        if (step + 1) % every == 0 or step + 1 == steps:
-            state = {
-                "model": model.state_dict(),
-                "average": average,
-                "step": step + 1,
-                "optimizers": [opt.state_dict() for opt in opts],
-            }
-            torch.save(state, out / "state.tmp")
-            (out / "state.tmp").replace(out / "state.pt")
-            torch.save(average, out / "average.tmp")
-            (out / "average.tmp").replace(out / "average.pt")
-    model.load_state_dict(average)
-    return model.eval()
+        return F.mse_loss(velocity.float(), target)
+
+    return fitting.fit(model, loss_at, out, steps=steps, every=every, blocks="transformer_blocks", decay=DECAY, ema=EMA)
 
 
 def bundle(model: Model, seed: int, decoder_steps: int, folder: Path) -> None:
@@ -213,14 +153,9 @@ def bundle(model: Model, seed: int, decoder_steps: int, folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "run", help="where checkpoints go")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--steps", type=int, default=STEPS)
-    parser.add_argument("--every", type=int, default=250, help="steps between checkpoints")
-    parser.add_argument("--decoder-steps", type=int, default=DECODER_STEPS)
-    parser.add_argument("--folder", type=Path, default=text_to_image(), help="where the finished pipeline goes")
-    arguments = parser.parse_args()
+    arguments = fitting.arguments(
+        __doc__.splitlines()[0], out="run", steps=STEPS, decoder_steps=DECODER_STEPS, folder=text_to_image()
+    )
     arguments.out.mkdir(parents=True, exist_ok=True)
     trained = train(arguments.out, arguments.seed, arguments.steps, arguments.every)
     bundle(trained, arguments.seed, arguments.decoder_steps, arguments.folder)
