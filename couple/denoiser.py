@@ -6,7 +6,6 @@ out of the last step is the result.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -15,6 +14,7 @@ from torch import Tensor
 
 from couple import schedulers
 from couple.exact import ExactDenoiser
+from couple.schedulers.reading import step_options
 
 
 class DenoiserPipeline:
@@ -81,8 +81,7 @@ class DenoiserPipeline:
         self.scheduler.set_timesteps(
             **(schedule or {"num_inference_steps": num_inference_steps}), device=latents.device
         )
-        takes = inspect.signature(self.scheduler.step).parameters
-        options = {"generator": generator} if "generator" in takes else {}
+        options = step_options(self.scheduler, generator=generator)
         state = latents * getattr(self.scheduler, "init_noise_sigma", 1.0)
         for timestep in self.scheduler.timesteps:
             output = self._predict(state, timestep)

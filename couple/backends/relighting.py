@@ -1,4 +1,4 @@
-"""What the relighting editors share: pictures read in, a first convolution widened, one guided loop, pictures out.
+"""What the relighting editors share: pictures read in, a first convolution widened, one guided loop.
 
 IC-Light and Neural Gaffer are Stable Diffusion UNets whose first convolution sees condition latents beside the noisy
 ones. A batch is a set of pictures: row v is view v, with a condition of its own.
@@ -6,18 +6,17 @@ ones. A batch is a set of pictures: row v is view v, with a condition of its own
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from diffusers import UNet2DConditionModel
-from diffusers.pipelines.pipeline_utils import ImagePipelineOutput
 from diffusers.utils.torch_utils import randn_tensor
 from PIL import Image
 from torch import Tensor, nn
 
-_OUTPUT_TYPES = ("pil", "np", "pt", "latent")
+from couple.backends.output import OUTPUT_TYPES
+from couple.schedulers.reading import step_options
 
 
 def widen_conv_in(unet: UNet2DConditionModel, in_channels: int) -> UNet2DConditionModel:
@@ -132,8 +131,8 @@ def check_call(pipeline: Any, shape: tuple[int, ...], latents: Tensor | None, ge
         raise ValueError(f"`latents` has shape {tuple(latents.shape)}; these pictures need {wanted}.")
     if isinstance(generator, list) and len(generator) != count:
         raise ValueError(f"`generator` is a list of {len(generator)} for {count} pictures; give one, or {count}.")
-    if output_type not in _OUTPUT_TYPES:
-        raise ValueError(f"`output_type` is {output_type!r}; it must be one of {', '.join(_OUTPUT_TYPES)}.")
+    if output_type not in OUTPUT_TYPES:
+        raise ValueError(f"`output_type` is {output_type!r}; it must be one of {', '.join(OUTPUT_TYPES)}.")
 
 
 def latent_shape(pipeline: Any, shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -174,8 +173,7 @@ def denoise(
             latent_shape(pipeline, shape), generator=generator, device=context.device, dtype=context.dtype
         )
     state = latents.to(context) * scheduler.init_noise_sigma
-    stochastic = "generator" in inspect.signature(scheduler.step).parameters
-    noise: dict[str, Any] = {"generator": generator} if stochastic else {}
+    noise = step_options(scheduler, generator=generator)
     for t in pipeline.progress_bar(scheduler.timesteps):
         seen = scheduler.scale_model_input(state, t)
         output = guided_output(pipeline.unet, seen, t, condition, context, guidance_scale)
@@ -194,14 +192,3 @@ def guided_output(
         return output
     without, given = output.chunk(2)
     return without + guidance_scale * (given - without)
-
-
-def answer(pipeline: Any, latents: Tensor, output_type: str, return_dict: bool) -> Any:
-    """Decode clean latents, shape (V, C, h, w), into what a pipeline returns."""
-    images: Any = latents
-    if output_type != "latent":
-        vae = pipeline.vae
-        decoded = vae.decode(latents.to(vae.dtype) / vae.config.scaling_factor, return_dict=False)[0]
-        images = pipeline.image_processor.postprocess(decoded, output_type=output_type)
-    pipeline.maybe_free_model_hooks()
-    return ImagePipelineOutput(images=images) if return_dict else (images,)

@@ -91,7 +91,7 @@ class Cameras:
         scale = torch.tensor([[width / self.width], [height / self.height], [1.0]], dtype=torch.float64)
         return Cameras(self.c2w, self.K * scale, height, width)
 
-    def cropped(self, top: int, left: int, height: int, width: int) -> Cameras:
+    def cropped(self, top: float, left: float, height: int, width: int) -> Cameras:
         """The cameras of the rectangle of `height` x `width` pixels at (`top`, `left`), which may reach outside."""
         K = self.K.clone()
         K[:, 0, 2] -= left
@@ -101,11 +101,8 @@ class Cameras:
     def fitted(self, height: int, width: int) -> Cameras:
         """The cameras of the largest centred rectangle of that shape, scaled to `height` x `width` pixels."""
         top, left, rows, _ = centred(self.height, self.width, height, width)
-        scale = height / rows
-        K = self.K.clone()
-        K[:, 0, 2] -= left
-        K[:, 1, 2] -= top
-        K[:, :2] *= scale
+        K = self.cropped(top, left, height, width).K.clone()
+        K[:, :2] *= height / rows
         return Cameras(self.c2w, K, height, width)
 
 
@@ -156,13 +153,24 @@ def orbit(
         elevation = [elevation] * num_views
     az = _angles("azimuth", azimuth, num_views, 2 * math.pi)
     el = _angles("elevation", elevation, num_views, math.pi / 2)
-    zero = torch.zeros_like(az)
-    outward = torch.stack([el.cos() * az.cos(), el.cos() * az.sin(), el.sin()], dim=-1)
-    right = torch.stack([-az.sin(), az.cos(), zero], dim=-1)
-    down = torch.stack([el.sin() * az.cos(), el.sin() * az.sin(), -el.cos()], dim=-1)
-    c2w = torch.eye(4, dtype=torch.float64).repeat(num_views, 1, 1)
-    c2w[:, :3] = torch.stack([right, down, -outward, radius * outward], dim=-1)
-    return Cameras(c2w, intrinsics(fov, height, width), height, width)
+    return Cameras(poses_around_origin(az, el, radius), intrinsics(fov, height, width), height, width)
+
+
+def poses_around_origin(azimuth: Tensor, elevation: Tensor, distance: float | Tensor) -> Tensor:
+    """Poses that look at the origin, upright in a world whose z axis points up, shape (V, 4, 4), float64.
+
+    Args:
+        azimuth: radians anticlockwise seen from above, 0 on the x axis, shape (V,), float64.
+        elevation: radians above the horizon, shape (V,).
+        distance: from the origin, one for all or shape (V,).
+    """
+    outward = torch.stack([elevation.cos() * azimuth.cos(), elevation.cos() * azimuth.sin(), elevation.sin()], dim=-1)
+    right = torch.stack([-azimuth.sin(), azimuth.cos(), torch.zeros_like(azimuth)], dim=-1)
+    down = torch.stack([elevation.sin() * azimuth.cos(), elevation.sin() * azimuth.sin(), -elevation.cos()], dim=-1)
+    c2w = torch.eye(4, dtype=torch.float64).repeat(len(azimuth), 1, 1)
+    position = torch.as_tensor(distance, dtype=torch.float64)[..., None] * outward
+    c2w[:, :3] = torch.stack([right, down, -outward, position], dim=-1)
+    return c2w
 
 
 def centred(height: int, width: int, new_height: int, new_width: int) -> tuple[float, float, float, float]:

@@ -1,9 +1,10 @@
-"""Reading a scheduler's tables and its place in them, without changing it and without waiting for a device.
+"""Reading a scheduler's tables, its place in them and what it takes, without changing it or waiting for a device.
 
 Tables (`sigmas`, `alphas_cumprod`, `timesteps`) are read once into lists of Python floats and kept for as long as the
 tensor lives unchanged; the place is found the way the scheduler itself will find it.
 """
 
+import inspect
 from collections.abc import Sequence
 from typing import Any
 
@@ -52,3 +53,9 @@ def number(timestep: float | Tensor) -> float:
         # `for t in timesteps` hands out views of the table, which is known: nothing to wait for.
         return numbers(table)[int(timestep.storage_offset() - table.storage_offset())]
     return timestep.item() if timestep.ndim == 0 else timestep.flatten()[0].item()
+
+
+def step_options(scheduler: Any, **options: Any) -> dict[str, Any]:
+    """Those of `options` (generator, eta) that `scheduler.step` takes; deterministic schedulers take none."""
+    takes = inspect.signature(scheduler.step).parameters
+    return {name: value for name, value in options.items() if name in takes}

@@ -14,6 +14,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from couple.backends import relighting
 from couple.backends.ic_light import pixels
+from couple.backends.output import answer
 
 _CONDITIONS = {8: "a foreground", 12: "a foreground and a background"}
 
@@ -131,7 +132,7 @@ class IcLightPipeline(DiffusionPipeline):
         result = relighting.denoise(
             self, latents, condition, context, shape=shape, guidance_scale=guidance_scale, generator=generator
         )
-        return relighting.answer(self, result, output_type, return_dict)
+        return answer(self, result, output_type, return_dict)
 
     def _backgrounds(self, background: Any, count: int) -> list[Image.Image]:
         seen = self.unet.config.in_channels

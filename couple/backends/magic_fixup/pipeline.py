@@ -6,7 +6,6 @@ step the original is noised afresh and goes through the second network, whose fe
 
 from __future__ import annotations
 
-import inspect
 from typing import Any
 
 import torch
@@ -18,8 +17,8 @@ from torch import Tensor
 
 from couple.backends.magic_fixup.model import MagicFixupUNet
 from couple.backends.magic_fixup.pictures import as_tensor, fill_holes, latent_mask
-
-_OUTPUTS = ("pil", "np", "pt", "latent")
+from couple.backends.output import OUTPUT_TYPES, answer
+from couple.schedulers.reading import step_options
 
 
 def scheduler() -> DDIMScheduler:
@@ -111,12 +110,7 @@ class MagicFixupPipeline(DiffusionPipeline):
             generator=generator,
             noise=latents,
         )
-        images: Any = states
-        if output_type != "latent":
-            decoded = self.vae.decode(states.to(self.vae.dtype) / self.vae.config.scaling_factor, return_dict=False)[0]
-            images = self.image_processor.postprocess(decoded, output_type=output_type)
-        self.maybe_free_model_hooks()
-        return ImagePipelineOutput(images=images) if return_dict else (images,)
+        return answer(self, states, output_type, return_dict)
 
     def denoise(
         self,
@@ -148,8 +142,7 @@ class MagicFixupPipeline(DiffusionPipeline):
         def noised(latents: Tensor, noise: Tensor, timestep: Tensor) -> Tensor:
             return self.scheduler.add_noise(latents, noise, timestep.expand(len(latents)))
 
-        known = inspect.signature(self.scheduler.step).parameters
-        options = {k: v for k, v in (("eta", eta), ("generator", generator)) if k in known}
+        options = step_options(self.scheduler, eta=eta, generator=generator)
         timesteps = self.scheduler.timesteps
         if hasattr(self.scheduler, "set_begin_index"):
             # Karras spacing rounds to repeated timesteps: only by counting steps does the scheduler know its level.
@@ -192,8 +185,8 @@ class MagicFixupPipeline(DiffusionPipeline):
         size = (count, self.vae.config.latent_channels, height // self.vae_scale_factor, width // self.vae_scale_factor)
         if latents is not None and tuple(latents.shape) != size:
             raise ValueError(f"`latents` has shape {tuple(latents.shape)}; expected unit noise of shape {size}.")
-        if output_type not in _OUTPUTS:
-            raise ValueError(f"`output_type` is {output_type!r}; expected one of {', '.join(_OUTPUTS)}.")
+        if output_type not in OUTPUT_TYPES:
+            raise ValueError(f"`output_type` is {output_type!r}; expected one of {', '.join(OUTPUT_TYPES)}.")
         first, signal = self.scheduler.timesteps[0], self.scheduler.alphas_cumprod
         if signal[min(int(first), len(signal) - 1)] == 0:
             raise ValueError(

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from couple.scenes.cameras import Cameras
+from couple.scenes.cameras import Cameras, poses_around_origin
 
 #: The views the published adapters were trained on, in degrees.
 AZIMUTHS = (0.0, 45.0, 90.0, 180.0, 270.0, 315.0)
@@ -49,17 +49,10 @@ def rig(
     azimuth = torch.as_tensor(azimuths, dtype=torch.float64).deg2rad() - torch.pi / 2
     elevations = _each("elevation", elevation, views).deg2rad()
     distances = _each("distance", distance, views)
-    flat = torch.stack([azimuth.cos(), azimuth.sin(), torch.zeros_like(azimuth)], -1)
-    upward = torch.tensor([0.0, 0.0, 1.0], dtype=torch.float64)
-    outward = elevations.cos()[:, None] * flat + elevations.sin()[:, None] * upward
-    right = torch.stack([-azimuth.sin(), azimuth.cos(), torch.zeros_like(azimuth)], -1)
-    down = torch.linalg.cross(-outward, right)
-    c2w = torch.eye(4, dtype=torch.float64).repeat(views, 1, 1)
-    c2w[:, :3] = torch.stack([right, down, -outward, distances[:, None] * outward], -1)
     K = torch.eye(3, dtype=torch.float64).repeat(views, 1, 1)
     K[:, 0, 0], K[:, 0, 2] = width * distances / EXTENT, width / 2
     K[:, 1, 1], K[:, 1, 2] = height * distances / EXTENT, height / 2
-    return Cameras(c2w, K, height, width)
+    return Cameras(poses_around_origin(azimuth, elevations, distances), K, height, width)
 
 
 def camera_map(cameras: Cameras) -> Tensor:

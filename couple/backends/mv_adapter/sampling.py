@@ -19,11 +19,11 @@ from torch import Tensor
 from couple.backends.mv_adapter.attention import Recorder, Views
 from couple.backends.mv_adapter.cameras import camera_map, rig
 from couple.backends.mv_adapter.reference import check_reference
+from couple.backends.output import OUTPUT_TYPES
 from couple.scenes.cameras import Cameras
 
 #: The authors' guidance scales for a prompt alone, and with a reference picture.
 TEXT_GUIDANCE, IMAGE_GUIDANCE = 7.0, 3.0
-OUTPUT_TYPES = ("pil", "np", "pt", "latent")
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,9 +6,8 @@ from typing import Any
 
 from torch import Tensor
 
+from couple.backends.output import OUTPUT_TYPES
 from couple.scenes.cameras import Cameras
-
-OUTPUT_TYPES = ("pil", "np", "pt", "latent")
 
 
 def check_call(

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch.nn.functional as F
 from diffusers.models.attention import FeedForward
 from diffusers.models.attention_dispatch import dispatch_attention_fn
 from diffusers.models.attention_processor import Attention
@@ -103,32 +102,6 @@ class SpatialTransformer(nn.Module):
         for block in self.transformer_blocks:
             tokens = block(tokens, context, num_views)
         return x + self.proj_out(tokens).mT.unflatten(2, x.shape[2:])
-
-
-class Downsample(nn.Module):
-    """Halve the sides by a convolution."""
-
-    def __init__(self, channels: int) -> None:
-        """Make the convolution."""
-        super().__init__()
-        self.op = nn.Conv2d(channels, channels, 3, stride=2, padding=1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map x, shape (B, C, h, w), to (B, C, h/2, w/2)."""
-        return self.op(x)
-
-
-class Upsample(nn.Module):
-    """Double the sides and convolve."""
-
-    def __init__(self, channels: int) -> None:
-        """Make the convolution."""
-        super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map x, shape (B, C, h, w), to (B, C, 2h, 2w)."""
-        return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
 
 
 class Block(nn.Sequential):

@@ -16,7 +16,8 @@ from diffusers.models.modeling_utils import ModelMixin
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionOutput
 from torch import Tensor, nn
 
-from couple.backends.mvdream.layers import Block, Downsample, ResBlock, SpatialTransformer, Upsample
+from couple.backends.ldm import Downsample, Upsample
+from couple.backends.mvdream.layers import Block, ResBlock, SpatialTransformer
 
 
 class MVDreamModel(ModelMixin, AttentionMixin, ConfigMixin):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import warnings
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,9 @@ from couple.backends.mvdream import loading
 from couple.backends.mvdream.cameras import camera_vectors, rig
 from couple.backends.mvdream.checks import check_call
 from couple.backends.mvdream.model import MVDreamModel
+from couple.backends.output import answer
 from couple.scenes.cameras import Cameras
+from couple.schedulers.reading import step_options
 
 
 class MVDreamPipeline(DiffusionPipeline):
@@ -165,8 +166,7 @@ class MVDreamPipeline(DiffusionPipeline):
             shape = (num_views, self.unet.config.in_channels, *size)
             latents = randn_tensor(shape, generator=generator, device=device, dtype=dtype)
         x: Any = latents.to(device, dtype) * self.scheduler.init_noise_sigma
-        taken = inspect.signature(self.scheduler.step).parameters
-        extra = {name: value for name, value in (("eta", eta), ("generator", generator)) if name in taken}
+        extra = step_options(self.scheduler, eta=eta, generator=generator)
 
         # The compiler mark on diffusers' progress bar hides its signature from type checkers.
         for t in self.progress_bar(self.scheduler.timesteps):  # pyright: ignore
@@ -177,11 +177,7 @@ class MVDreamPipeline(DiffusionPipeline):
                 noise = negative + guidance_scale * (positive - negative)
             x = self.scheduler.step(noise, t, x, **extra, return_dict=False)[0]
 
-        if output_type != "latent":
-            decoded = self.vae.decode(x.to(self.vae.dtype) / self.vae.config.scaling_factor, return_dict=False)[0]
-            x = self.image_processor.postprocess(decoded, output_type=output_type)
-        self.maybe_free_model_hooks()
-        return ImagePipelineOutput(images=x) if return_dict else (x,)
+        return answer(self, x, output_type, return_dict)
 
     def _encode(self, text: str | None, length: int | None = None) -> Tensor:
         """Encode a text as `length` tokens, as many as the tokenizer is made for by default; (1, L, context_dim)."""

@@ -15,6 +15,7 @@ from transformers import CLIPImageProcessor, CLIPVisionModelWithProjection
 
 from couple.backends import relighting
 from couple.backends.neural_gaffer import environment
+from couple.backends.output import answer
 from couple.scenes.cameras import Cameras
 
 _CHANNELS = 16
@@ -129,7 +130,7 @@ class NeuralGafferPipeline(DiffusionPipeline):
         result = relighting.denoise(
             self, latents, condition, context, shape=shape, guidance_scale=guidance_scale, generator=generator
         )
-        return relighting.answer(self, result, output_type, return_dict)
+        return answer(self, result, output_type, return_dict)
 
     def _inputs(
         self, given: list[Image.Image], light: Tensor, views: Tensor, turn: float, shape: tuple, device: torch.device

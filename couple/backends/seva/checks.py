@@ -9,10 +9,9 @@ from PIL import Image
 from torch import Tensor
 
 from couple import schedulers
+from couple.backends.output import OUTPUT_TYPES
 from couple.backends.seva.schedule import SIGMAS
 from couple.scenes.cameras import Cameras
-
-_OUTPUT_TYPES = ("pil", "np", "pt", "latent")
 
 
 def cameras(**given: Any) -> None:
@@ -67,8 +66,8 @@ def options(guidance: str, output_type: str, camera_scale: float) -> None:
     """Words and numbers that are known."""
     if guidance not in ("multiview", "temporal"):
         raise ValueError(f"guidance={guidance!r} is unknown; use 'multiview' or 'temporal'.")
-    if output_type not in _OUTPUT_TYPES:
-        raise ValueError(f"output_type={output_type!r} is unknown; use one of {', '.join(map(repr, _OUTPUT_TYPES))}.")
+    if output_type not in OUTPUT_TYPES:
+        raise ValueError(f"output_type={output_type!r} is unknown; use one of {', '.join(map(repr, OUTPUT_TYPES))}.")
     if not camera_scale > 0:
         raise ValueError(f"camera_scale={camera_scale} must be positive, such as camera_scale=2.0.")
 

@@ -26,30 +26,6 @@ class GroupNorm(nn.GroupNorm):
         return normed.to(input.dtype)
 
 
-class Downsample(nn.Module):
-    """Halve height and width."""
-
-    def __init__(self, channels: int):
-        super().__init__()
-        self.op = nn.Conv2d(channels, channels, 3, stride=2, padding=1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (rows, channels, h, w) to (rows, channels, h/2, w/2)."""
-        return self.op(x)
-
-
-class Upsample(nn.Module):
-    """Double height and width."""
-
-    def __init__(self, channels: int):
-        super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (rows, channels, h, w) to (rows, channels, 2h, 2w)."""
-        return self.conv(F.interpolate(x, scale_factor=2, mode="nearest"))
-
-
 class ResBlock(nn.Module):
     """A residual block whose input is scaled and shifted, pixel by pixel, by the rays of its frame."""
 

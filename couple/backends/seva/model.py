@@ -13,7 +13,8 @@ from diffusers.configuration_utils import register_to_config
 from diffusers.models.embeddings import get_timestep_embedding
 from torch import Tensor, nn
 
-from couple.backends.seva.layers import Downsample, GroupNorm, MultiviewTransformer, ResBlock, Upsample
+from couple.backends.ldm import Downsample, Upsample
+from couple.backends.seva.layers import GroupNorm, MultiviewTransformer, ResBlock
 
 #: Width of each level, in units of `model_channels`. All levels but the last have attention.
 WIDTHS = (1, 2, 4, 4)

@@ -6,7 +6,6 @@ pictures of another pipeline. How many frames the network takes at once concerns
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +33,7 @@ from couple.backends.seva.model import DOWNSCALE, SevaModel
 from couple.backends.seva.schedule import shared_scheduler
 from couple.backends.seva.windows import averaged, windows
 from couple.scenes.cameras import Cameras
+from couple.schedulers.reading import step_options
 
 _LICENCE = "Stability AI Non-Commercial License"
 V1_0 = Published("stabilityai/stable-virtual-camera", "model.safetensors", _LICENCE)
@@ -243,8 +243,7 @@ class SevaPipeline(DiffusionPipeline):
             conditioning: of the V views.
             generator: for stochastic schedulers.
         """
-        takes = inspect.signature(self.scheduler.step).parameters
-        options = {"generator": generator} if "generator" in takes else {}
+        options = step_options(self.scheduler, generator=generator)
         parts = [(views, conditioning.at(views), scale.to(latents)) for views, scale in zip(slots, scales, strict=True)]
         for timestep in self.progress_bar(self.scheduler.timesteps):  # pyright: ignore
             level = schedulers.levels(self.scheduler, timestep)
