@@ -13,8 +13,8 @@ import time
 
 import torch
 from diffusers import FluxPipeline
+from pairs import sampled, two
 
-import couple
 from couple import weights
 from couple.bundled import COLOURS, SHAPES, TEXT_TO_IMAGE_DEFAULTS, text_to_image
 from couple.metrics.alignment import centroid_distance, mask_iou, object_mask
@@ -36,28 +36,16 @@ LAWS = {
 def prompt_pairs(count: int, seed: int) -> list[tuple[tuple[str, str], tuple[str, str]]]:
     """Pairs of (colour, shape) that differ in both."""
     generator = torch.Generator().manual_seed(seed)
-
-    def two(names: tuple[str, ...]) -> list[str]:
-        return [names[i] for i in torch.randperm(len(names), generator=generator)[:2].tolist()]
-
-    return [tuple(zip(two(COLOURS), two(SHAPES), strict=True)) for _ in range(count)]  # type: ignore[misc]
+    pairs = []
+    for _ in range(count):
+        (colour, other_colour), (shape, other_shape) = two(COLOURS, generator), two(SHAPES, generator)
+        pairs.append(((colour, shape), (other_colour, other_shape)))
+    return pairs
 
 
 def draw(pipeline, pairs, weight, settings, shared_noise=False) -> list[torch.Tensor]:
     """Both pictures of every pair, two tensors (pairs, 3, H, W) in [0, 1]."""
-    nodes = [
-        couple.Trajectory(
-            pipeline,
-            prompt=[f"a {' '.join(pair[side])}" for pair in pairs],
-            generator=[torch.Generator().manual_seed(2 * k + (0 if shared_noise else side)) for k in range(len(pairs))],
-            output_type="pt",
-            **settings,
-        )
-        for side in (0, 1)
-    ]
-    edges = [] if weight is None else couple.pair(*nodes, weight=weight)
-    result = couple.sample(nodes, edges, progress=False)
-    return [result[node].images.float().clamp(0, 1) for node in nodes]
+    return [output.images.float().clamp(0, 1) for output in sampled(pipeline, pairs, weight, settings, shared_noise)]
 
 
 def score(pairs, pictures) -> dict[str, float]:

@@ -13,8 +13,8 @@ import time
 
 import torch
 from diffusers import WanPipeline
+from pairs import sampled, two
 
-import couple
 from couple import weights
 from couple.bundled import COLOURS, MOTIONS, SPRITES, TEXT_TO_VIDEO_DEFAULTS, text_to_video
 from couple.metrics.clips import ClipClassifier, path_distance
@@ -38,33 +38,17 @@ Wanted = tuple[str, str, str]
 def prompt_pairs(count: int, seed: int) -> list[tuple[Wanted, Wanted]]:
     """Pairs of (colour, shape, motion) that differ in colour and shape; the motions come in turn."""
     generator = torch.Generator().manual_seed(seed)
-
-    def two(names: tuple[str, ...]) -> list[str]:
-        return [names[i] for i in torch.randperm(len(names), generator=generator)[:2].tolist()]
-
     pairs = []
     for k in range(count):
         motion = MOTIONS[k % len(MOTIONS)]
-        (colour, other_colour), (shape, other_shape) = two(COLOURS), two(SPRITES)
+        (colour, other_colour), (shape, other_shape) = two(COLOURS, generator), two(SPRITES, generator)
         pairs.append(((colour, shape, motion), (other_colour, other_shape, motion)))
     return pairs
 
 
 def film(pipeline, pairs, weight, settings, shared_noise=False) -> list[torch.Tensor]:
     """Both videos of every pair, two tensors (pairs, F, 3, H, W) in [0, 1]."""
-    nodes = [
-        couple.Trajectory(
-            pipeline,
-            prompt=[f"a {' '.join(pair[side])}" for pair in pairs],
-            generator=[torch.Generator().manual_seed(2 * k + (0 if shared_noise else side)) for k in range(len(pairs))],
-            output_type="pt",
-            **settings,
-        )
-        for side in (0, 1)
-    ]
-    edges = [] if weight is None else couple.pair(*nodes, weight=weight)
-    result = couple.sample(nodes, edges, progress=False)
-    return [result[node].frames.float().clamp(0, 1) for node in nodes]
+    return [output.frames.float().clamp(0, 1) for output in sampled(pipeline, pairs, weight, settings, shared_noise)]
 
 
 def judge(pairs, videos) -> torch.Tensor:
