@@ -258,13 +258,13 @@ def hook_scheduler(call: Call, scheduler: Any, is_copy: bool = False) -> None:
 
     def deepcopy(memo: dict[int, Any]) -> Any:
         twin = memo[id(scheduler)] = object.__new__(type(scheduler))
-        own = {name: value for name, value in vars(scheduler).items() if name not in hooks}
+        own = {name: value for name, value in vars(scheduler).items() if name not in members}
         vars(twin).update(copy.deepcopy(own, memo))
         hook_scheduler(call, twin, is_copy=True)
         return twin
 
-    hooks = {"step": step, "__deepcopy__": deepcopy}
-    vars(scheduler).update(hooks)
+    members = {"step": step, "__deepcopy__": deepcopy}
+    vars(scheduler).update(members)
 
 
 @functools.cache

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from couple import coupling, hooks, schedulers
+from couple import coupling, hooks, schedulers, weights
 from couple.engine import Engine, Meeting, Method
 from couple.graph import Edge
 from couple.methods import Coupled
@@ -210,7 +210,7 @@ def _weaker(edges: Sequence[Edge]) -> str:
     """What would make these edges of one trajectory pull less."""
     if len(edges) > 1:
         return f"lower the weight, or divide it by the {len(edges)} edges, e.g. couple.complete(..., normalize=True)"
-    if any("relax(" in repr(edge.weight) for edge in edges):
+    if any(weights.made_with(edge.weight, weights.relax) for edge in edges):
         return "lower kappa, e.g. weight=couple.weights.relax(0.3)"
     return "lower the weight, or use a law that never steps past agreement, weight=couple.weights.relax(1.0)"
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, is_dataclass, replace
 from numbers import Real
 from typing import ClassVar
 
@@ -302,6 +302,13 @@ def value(weight: float | Law, level: Level) -> float:
 def is_implicit(weight: float | Law) -> bool:
     """Tell whether a weight is `implicit`, windowed or not."""
     return isinstance(weight, implicit) or (isinstance(weight, window) and is_implicit(weight.law))
+
+
+def made_with(weight: float | Law, law: type) -> bool:
+    """Tell whether a weight is of the class `law`, or a window, blend or multiple of one that is."""
+    if isinstance(weight, law):
+        return True
+    return is_dataclass(weight) and any(made_with(getattr(weight, field.name), law) for field in fields(weight))
 
 
 def strength(weight: float | Law, level: Level) -> float:
