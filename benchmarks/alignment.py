@@ -10,15 +10,13 @@ classifier trained on renders reads right.
 import argparse
 import json
 import time
+from statistics import fmean
 
-import torch
 from diffusers import FluxPipeline
-from pairs import sampled, two
 
 from couple import weights
-from couple.bundled import COLOURS, SHAPES, TEXT_TO_IMAGE_DEFAULTS, text_to_image
-from couple.metrics.alignment import centroid_distance, mask_iou, object_mask
-from couple.metrics.faithfulness import RenderClassifier
+from couple.bundled import TEXT_TO_IMAGE_DEFAULTS, text_to_image
+from couple.reproduce.pairs import image_prompts, image_scores, sampled
 
 LAWS = {
     "uncoupled": None,
@@ -33,34 +31,6 @@ LAWS = {
 }
 
 
-def prompt_pairs(count: int, seed: int) -> list[tuple[tuple[str, str], tuple[str, str]]]:
-    """Pairs of (colour, shape) that differ in both."""
-    generator = torch.Generator().manual_seed(seed)
-    pairs = []
-    for _ in range(count):
-        (colour, other_colour), (shape, other_shape) = two(COLOURS, generator), two(SHAPES, generator)
-        pairs.append(((colour, shape), (other_colour, other_shape)))
-    return pairs
-
-
-def draw(pipeline, pairs, weight, settings, shared_noise=False) -> list[torch.Tensor]:
-    """Both pictures of every pair, two tensors (pairs, 3, H, W) in [0, 1]."""
-    return [output.images.float().clamp(0, 1) for output in sampled(pipeline, pairs, weight, settings, shared_noise)]
-
-
-def score(pairs, pictures) -> dict[str, float]:
-    """Mean scores of drawn pairs."""
-    masks = [object_mask(side) for side in pictures]
-    judge = RenderClassifier.bundled()
-    names = [judge.name(side) for side in pictures]
-    right = [name == pair[side] for side in (0, 1) for name, pair in zip(names[side], pairs, strict=True)]
-    return {
-        "distance": round(centroid_distance(*masks).mean().item(), 2),
-        "iou": round(mask_iou(*masks).mean().item(), 3),
-        "accuracy": round(sum(right) / len(right), 3),
-    }
-
-
 def main() -> None:
     """Print one JSON line a setting."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -72,12 +42,14 @@ def main() -> None:
     pipeline = FluxPipeline.from_pretrained(text_to_image())
     settings = dict(TEXT_TO_IMAGE_DEFAULTS)
     settings |= {"num_inference_steps": arguments.steps, "true_cfg_scale": arguments.guidance}
-    pairs = prompt_pairs(arguments.pairs, seed=0)
+    pairs = image_prompts(arguments.pairs, seed=0)
     for name in arguments.only:
         started = time.perf_counter()
-        pictures = draw(pipeline, pairs, LAWS.get(name), settings, shared_noise=name == "shared noise")
+        outputs = sampled(pipeline, pairs, LAWS.get(name), settings, shared_noise=name == "shared noise")
+        scores = image_scores(pairs, [output.images.float().clamp(0, 1) for output in outputs])
         line = {"law": name, "pairs": len(pairs), "steps": arguments.steps, "guidance": arguments.guidance}
-        line |= score(pairs, pictures) | {"seconds": round(time.perf_counter() - started, 1)}
+        line |= {part: round(fmean(values), 3) for part, values in scores.items()}
+        line |= {"seconds": round(time.perf_counter() - started, 1)}
         print(json.dumps(line), flush=True)
 
 

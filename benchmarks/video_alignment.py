@@ -10,14 +10,13 @@ colour and motion a classifier trained on renders reads right, and how many of t
 import argparse
 import json
 import time
+from statistics import fmean
 
-import torch
 from diffusers import WanPipeline
-from pairs import sampled, two
 
 from couple import weights
-from couple.bundled import COLOURS, MOTIONS, SPRITES, TEXT_TO_VIDEO_DEFAULTS, text_to_video
-from couple.metrics.clips import ClipClassifier, path_distance
+from couple.bundled import TEXT_TO_VIDEO_DEFAULTS, text_to_video
+from couple.reproduce.pairs import sampled, video_prompts, video_scores
 
 LAWS = {
     "uncoupled": None,
@@ -32,34 +31,11 @@ LAWS = {
     "relax .3 to .4": weights.window(weights.relax(0.3), 0.0, 0.4),
 }
 
-Wanted = tuple[str, str, str]
 
-
-def prompt_pairs(count: int, seed: int) -> list[tuple[Wanted, Wanted]]:
-    """Pairs of (colour, shape, motion) that differ in colour and shape; the motions come in turn."""
-    generator = torch.Generator().manual_seed(seed)
-    pairs = []
-    for k in range(count):
-        motion = MOTIONS[k % len(MOTIONS)]
-        (colour, other_colour), (shape, other_shape) = two(COLOURS, generator), two(SPRITES, generator)
-        pairs.append(((colour, shape, motion), (other_colour, other_shape, motion)))
-    return pairs
-
-
-def film(pipeline, pairs, weight, settings, shared_noise=False) -> list[torch.Tensor]:
-    """Both videos of every pair, two tensors (pairs, F, 3, H, W) in [0, 1]."""
-    return [output.frames.float().clamp(0, 1) for output in sampled(pipeline, pairs, weight, settings, shared_noise)]
-
-
-def judge(pairs, videos) -> torch.Tensor:
-    """Whether colour, shape and motion are right, bool, shape (2, pairs, 3)."""
-    classifier = ClipClassifier.bundled()
-    return torch.tensor(
-        [
-            [[a == b for a, b in zip(name, pair[side], strict=True)] for name, pair in zip(names, pairs, strict=True)]
-            for side, names in enumerate(classifier.name(one) for one in videos)
-        ]
-    )
+def scores(pipeline, pairs, name, settings) -> dict[str, list[float]]:
+    """Film all pairs under a setting and score them."""
+    outputs = sampled(pipeline, pairs, LAWS.get(name), settings, shared_noise=name == "shared noise")
+    return video_scores(pairs, [output.frames.float().clamp(0, 1) for output in outputs])
 
 
 def main() -> None:
@@ -73,18 +49,15 @@ def main() -> None:
     pipeline = WanPipeline.from_pretrained(text_to_video())
     settings = dict(TEXT_TO_VIDEO_DEFAULTS)
     settings |= {"num_inference_steps": arguments.steps, "guidance_scale": arguments.guidance}
-    pairs = prompt_pairs(arguments.pairs, seed=0)
-    before = judge(pairs, film(pipeline, pairs, None, settings)).all((0, 2))
+    pairs = video_prompts(arguments.pairs, seed=0)
+    before = scores(pipeline, pairs, "uncoupled", settings)["accuracy"]
     for name in arguments.only:
         started = time.perf_counter()
-        videos = film(pipeline, pairs, LAWS.get(name), settings, shared_noise=name == "shared noise")
-        right = judge(pairs, videos)
+        found = scores(pipeline, pairs, name, settings)
         line = {"law": name, "pairs": len(pairs), "steps": arguments.steps, "guidance": arguments.guidance}
-        line["distance"] = round(path_distance(*videos).mean().item(), 2)
-        shares = right.float().mean((0, 1)).tolist()
-        line |= {part: round(share, 3) for part, share in zip(("colour", "shape", "motion"), shares, strict=True)}
-        line["accuracy"] = round(right.all(2).float().mean().item(), 3)
-        line["kept"] = round(right.all((0, 2))[before].float().mean().item(), 3)
+        line |= {part: round(fmean(values), 3) for part, values in found.items()}
+        kept = [now == 1 for now, then in zip(found["accuracy"], before, strict=True) if then == 1]
+        line["kept"] = round(fmean(kept), 3)
         print(json.dumps(line | {"seconds": round(time.perf_counter() - started, 1)}), flush=True)
 
 

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
         bundled,
         coupling,
         energies,
+        latents,
         maps,
         methods,
         metrics,
@@ -39,6 +40,7 @@ __all__ = [
     "complete",
     "coupling",
     "energies",
+    "latents",
     "maps",
     "methods",
     "metrics",
@@ -50,7 +52,18 @@ __all__ = [
     "weights",
 ]
 
-_MODULES = {"bundled", "coupling", "energies", "maps", "methods", "metrics", "scenes", "schedulers", "weights"}
+_MODULES = {
+    "bundled",
+    "coupling",
+    "energies",
+    "latents",
+    "maps",
+    "methods",
+    "metrics",
+    "scenes",
+    "schedulers",
+    "weights",
+}
 _HOMES = {
     "DenoiserPipeline": "denoiser",
     "Edge": "graph",

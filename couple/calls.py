@@ -1,10 +1,12 @@
 """One trajectory's pipeline call: a greenlet that can be paused, and the two places where it pauses.
 
-A call pauses at the forward of a network it shares (a `merging.Request`) and at `scheduler.step` (an `Arrival`).
-The hooks in the schedulers and networks only post what they were given and wait; the engine decides what happens.
+A call pauses at the forward of a network it shares (a `merging.Request`) and at `scheduler.step` (an
+`arrival.Arrival`). The hooks in the schedulers and networks only post what they were given and wait; the engine decides
+what happens.
 
 Clock: a call that is about to take step i of K is at progress i / K, exactly (`Fraction`). Calls with unequal step
 counts are due at different meetings; meanwhile the others are represented by the prediction of their last step.
+A method may ask for several evaluations of the network before each step; each of them is an arrival, and a tick.
 """
 
 from __future__ import annotations
@@ -23,12 +25,12 @@ import torch
 from torch import Tensor, nn
 
 from couple import hooks, schedulers
+from couple.arrival import Arrival
 from couple.merging import Request
 from couple.modes import Modes
-from couple.precision import HALF, MasterState
+from couple.precision import MasterState
 from couple.schedulers.reading import number, numbers
 from couple.trajectory import Trajectory
-from couple.weights import Level
 
 
 class Abandoned(BaseException):
@@ -47,13 +49,15 @@ class Call:
     Attributes:
         waits: what the call waits at; None while it runs or after it has ended.
         output: what the pipeline returned.
-        steps: how many steps have been begun.
+        steps: how many steps have been begun, each evaluation before a step counted as one.
         total: how many there are, as far as the scheduler tells.
+        evaluations: how often the network is evaluated a step.
     """
 
-    def __init__(self, trajectory: Trajectory, processors: hooks.Processors) -> None:
+    def __init__(self, trajectory: Trajectory, processors: hooks.Processors, evaluations: int = 1) -> None:
         """Make the private pipeline; nothing runs yet."""
         self.trajectory = trajectory
+        self.evaluations = evaluations
         self.waits: Request | Arrival | None = None
         self.output: Any = None
         self.steps = 0
@@ -127,110 +131,12 @@ class Call:
     def advance(self, scheduler: Any, timestep: Any) -> Fraction:
         """Count one step and return the progress before it, in [0, 1)."""
         if self.steps == 0:
-            self.total = _steps_ahead(scheduler, timestep)
+            self.total = _steps_ahead(scheduler, timestep) * self.evaluations
         done = self.steps
         self.steps += 1
         # Some pipelines step more often than `timesteps` is long (one step a window): the clock just never ends.
         self.total = max(self.total, self.steps)
         return Fraction(done, self.total)
-
-
-class Arrival:
-    """One call waiting at `scheduler.step`: its prediction, its levels, and the step still to be taken.
-
-    Attributes:
-        trajectory: whose call this is.
-        scheduler: the private scheduler that steps.
-        progress: how far the call is before this step, in [0, 1).
-        position: number of this step, from 1, and how many there are.
-        pull: what was added to the state landed on, None if nothing.
-        result: what the pipeline gets back from `scheduler.step`.
-    """
-
-    def __init__(
-        self, call: Call, scheduler: Any, stock_step: Callable[..., Any], bound: inspect.BoundArguments
-    ) -> None:
-        """Take note of the arguments of the stock `step`, bound to its signature."""
-        self.trajectory = call.trajectory
-        self.scheduler = scheduler
-        self.pull: Tensor | None = None
-        self.result: Any = None
-        self._call = call
-        self._stock_step = stock_step
-        self._bound = bound
-        self.progress = call.advance(self.scheduler, bound.arguments.get("timestep"))
-        self.position = (call.steps, call.total)
-
-    @property
-    def model_output(self) -> Tensor:
-        """The guided network output, as the pipeline hands it to the scheduler."""
-        return self._bound.arguments["model_output"]
-
-    @property
-    def timestep(self) -> Any:
-        """The timestep handed to the scheduler."""
-        return self._bound.arguments["timestep"]
-
-    @property
-    def sample(self) -> Tensor:
-        """The state before the step; the float32 one behind it where the pipeline works in half precision."""
-        return self._call.state.behind(self._bound.arguments["sample"])
-
-    @functools.cached_property
-    def levels(self) -> schedulers.Levels:
-        """Alpha and sigma before and after the step."""
-        extra = {k: v for k, v in self._bound.arguments.items() if k != "timestep"}
-        return schedulers.levels(self.scheduler, self.timestep, **extra)
-
-    @functools.cached_property
-    def level(self) -> Level:
-        """The level landed on, as weight laws see it."""
-        levels = self.levels
-        return Level.landing(
-            progress=float(self.progress),
-            alpha=_mean(levels.alpha),
-            sigma=_mean(levels.sigma),
-            alpha_next=_mean(levels.alpha_next),
-            sigma_next=_mean(levels.sigma_next),
-        )
-
-    @functools.cached_property
-    def x0(self) -> Tensor:
-        """The clean prediction, float32 (float64 for float64 states), shape of the state."""
-        with self._call.modes.entered():
-            return schedulers.predict_x0(self.scheduler, self.model_output, self.timestep, self.sample, self.levels)
-
-    def step(self, pull: Tensor | None = None) -> None:
-        """Take the stock step and add `pull` (float32, shape of the state) to the state landed on.
-
-        Without a pull, now or before, this is the stock step on the stock arguments, and the pipeline gets the very
-        object it returned.
-        """
-        arguments, state = self._bound.arguments, self._call.state
-        with self._call.modes.entered():
-            if pull is None and not state.kept:
-                self.result = self._stock_step(*self._bound.args, **self._bound.kwargs)
-                return
-            given = arguments["sample"]
-            if given.dtype in HALF or self.model_output.dtype in HALF:
-                # Stock schedulers return the dtype of the output: in bfloat16 a small pull would be rounded away.
-                arguments["sample"] = self.sample
-                arguments["model_output"] = self.model_output.float()
-            result = self._stock_step(*self._bound.args, **self._bound.kwargs)
-            landed = result[0] if isinstance(result, tuple) else result.prev_sample
-            if pull is not None:
-                if isinstance(self.levels.sigma_next, Tensor):
-                    # Tokens on levels of their own: laws see the mean, each token is pulled by its own sigma.
-                    pull = pull * (self.levels.sigma_next / self.level.sigma)
-                landed = landed + pull.to(landed.dtype)
-                schedulers.carry(self.scheduler, pull)
-                self.pull = pull
-            returned = state.keep(landed, given.dtype)
-        if isinstance(result, tuple):
-            self.result = (returned, *result[1:])
-        else:
-            result.prev_sample = returned
-            self.result = result
 
 
 def hook_scheduler(call: Call, scheduler: Any, is_copy: bool = False) -> None:
@@ -242,6 +148,8 @@ def hook_scheduler(call: Call, scheduler: Any, is_copy: bool = False) -> None:
     if not hasattr(scheduler, "step"):
         return  # score-SDE predictors and correctors: nothing to meet at
     scheduler.__class__ = schedulers.carrying_class(type(scheduler))
+    if call.evaluations > 1:
+        scheduler = schedulers.repeat(scheduler, call.evaluations)
     stock_step = scheduler.step
     signature = inspect.signature(stock_step)
 
@@ -257,6 +165,12 @@ def hook_scheduler(call: Call, scheduler: Any, is_copy: bool = False) -> None:
         return arrival.result
 
     def deepcopy(memo: dict[int, Any]) -> Any:
+        if call.evaluations > 1:
+            raise NotImplementedError(
+                f"trajectory {call.trajectory.name!r}: {type(call.trajectory.pipeline).__name__} steps a second state "
+                "with a copy of its scheduler, which cannot wait while this one is evaluated again at a level. Use a "
+                "method with one evaluation a step, e.g. couple.methods.ScoreAverage()."
+            )
         twin = memo[id(scheduler)] = object.__new__(type(scheduler))
         own = {name: value for name, value in vars(scheduler).items() if name not in members}
         vars(twin).update(copy.deepcopy(own, memo))
@@ -319,7 +233,3 @@ def _steps_ahead(scheduler: Any, timestep: Any) -> int:
         return 1
     table, start = list(numbers(table)), number(timestep)
     return len(table) - (table.index(start) if start in table else 0)
-
-
-def _mean(level: float | Tensor) -> float:
-    return float(level.mean()) if isinstance(level, Tensor) else level

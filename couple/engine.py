@@ -16,7 +16,8 @@ from typing import Any, Protocol
 from torch import Tensor, nn
 
 from couple import hooks
-from couple.calls import Arrival, Call, hooked_network
+from couple.arrival import Arrival
+from couple.calls import Call, hooked_network
 from couple.graph import Edge
 from couple.merging import Merger, Request
 from couple.trajectory import Trajectory
@@ -41,10 +42,23 @@ class Meeting:
 
 
 class Method(Protocol):
-    """What happens at a meeting."""
+    """What happens at a meeting.
+
+    Attributes:
+        evaluations: how often the networks of linked calls are evaluated a step; each evaluation is a meeting.
+    """
+
+    evaluations: int
+
+    def begin(self, trajectories: Sequence[Trajectory], edges: Sequence[Edge]) -> None:
+        """Refuse what the method cannot do, before anything runs, and forget earlier runs."""
+        ...
 
     def meet(self, meeting: Meeting) -> None:
-        """Call `step` exactly once on every arrival in `meeting.due`."""
+        """Call `step`, or `land` and `put`, exactly once on every arrival in `meeting.due`.
+
+        Where an arrival is not the last evaluation of its step (`steps_now` is false), `put` alone.
+        """
         ...
 
 
@@ -55,14 +69,18 @@ class Engine:
         trajectories: whose calls to run, in the order in which they take turns.
         edges: handed to the method.
         max_batch: how many calls one forward may serve (`merging.Merger`).
+        evaluations: how often the networks of calls with an edge are evaluated a step.
     """
 
-    def __init__(self, trajectories: Sequence[Trajectory], edges: Sequence[Edge], max_batch: int | None) -> None:
+    def __init__(
+        self, trajectories: Sequence[Trajectory], edges: Sequence[Edge], max_batch: int | None, evaluations: int = 1
+    ) -> None:
         """Make the private pipelines; nothing runs yet."""
         shared = _shared_networks(trajectories)
         self.processors = hooks.Processors(shared)
         self.merger = Merger(max_batch, self.processors)
-        self.calls = [Call(trajectory, self.processors) for trajectory in trajectories]
+        linked = {trajectory for edge in edges for trajectory in edge.trajectories}
+        self.calls = [Call(t, self.processors, evaluations if t in linked else 1) for t in trajectories]
         self._edges = edges
         self._x0: dict[Trajectory, Tensor] = {}
         self._levels: dict[Trajectory, Level] = {}

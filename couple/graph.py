@@ -17,7 +17,7 @@ import torch
 
 from couple import weights
 from couple.energies import squared_distance
-from couple.maps import call
+from couple.maps import bridge, call
 from couple.trajectory import Frozen, Trajectory, View, view
 
 Energy = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
@@ -52,7 +52,8 @@ class Edge(Frozen):
     Raises:
         TypeError: an end, energy, weight or mask is not of its kind, e.g. a class where an instance is meant.
         ValueError: the weight is negative or not finite, the mask has negative values, both ends are the
-            same, or an `implicit` weight meets an edge it cannot solve.
+            same, an end that should move looks through a bridge, or an `implicit` weight meets an edge it cannot
+            solve.
 
     Example:
         >>> cat, fox = Trajectory(print, name="cat"), Trajectory(print, name="fox")
@@ -82,6 +83,7 @@ class Edge(Frozen):
         self._set(label=f"'{self.a.label}' {'->' if directed else '-'} '{self.b.label}'", serial=next(_created))
         if self.a.trajectory is self.b.trajectory and self.a.maps == self.b.maps:
             raise ValueError(f"edge {self.label}: both ends are the same; an edge joins two different things.")
+        _check_gradient(self)
         _check_instance(self.label, "energy", energy, "an energy")
         if not callable(energy):
             raise TypeError(f"edge {self.label}: `energy` must be a callable (a, b) -> scalar; got {energy!r:.80}.")
@@ -215,6 +217,15 @@ def _nodes(topology: str, nodes: Iterable[Node], least: int = 2) -> list[Node]:
     if len(nodes) < least:
         raise ValueError(f"{topology}: {least} or more nodes are needed; got {len(nodes)}.")
     return nodes
+
+
+def _check_gradient(edge: Edge) -> None:
+    for end in (edge.b,) if edge.directed else (edge.a, edge.b):
+        if any(isinstance(map, bridge) for map in end.maps):
+            raise ValueError(
+                f"edge {edge.label}: no gradient passes a bridge, so '{end.label}' would never move. Let the other end "
+                f"follow it: {bridge.one_way}; for a pull both ways give a second edge back: {bridge.both_ways}."
+            )
 
 
 def _check_instance(label: str, argument: str, given, kind: str) -> None:

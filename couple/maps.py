@@ -2,16 +2,20 @@
 
 A map is any callable from a tensor to a tensor that autograd can differentiate; the ones here cover rows,
 frames, crops, sizes and coarse structure. Maps that only cut a piece out (`row`, `frame`, `crop`) are marked
-`is_slice`: squared distances through them keep their closed form. Energies live in `couple.energies`.
+`is_slice`: squared distances through them keep their closed form. Those after which a latent still means what it
+did are marked `keeps_space`. `bridge`, which leads into the latents of another autoencoder, is the one map without a
+gradient. Energies live in `couple.energies`.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, is_dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
+
+from couple import autoencoders
 
 
 @dataclass(frozen=True)
@@ -29,6 +33,7 @@ class row:
     k: int
     dim: ClassVar[int] = 0
     is_slice: ClassVar[bool] = True
+    keeps_space: ClassVar[bool] = True
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """Cut the row out of `x`, shape (B, ...), giving (1, ...)."""
@@ -52,6 +57,7 @@ class frame:
     k: int
     dim: int = 2
     is_slice: ClassVar[bool] = True
+    keeps_space: ClassVar[bool] = True
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """Cut the frame out of `x`."""
@@ -79,6 +85,7 @@ class crop:
     height: int
     width: int
     is_slice: ClassVar[bool] = True
+    keeps_space: ClassVar[bool] = True
 
     def __post_init__(self):
         """Refuse an empty rectangle."""
@@ -107,6 +114,7 @@ class resize:
 
     height: int
     width: int
+    keeps_space: ClassVar[bool] = True
 
     def __post_init__(self):
         """Refuse an empty size."""
@@ -138,6 +146,7 @@ class low_pass:
 
     size: int
     example: ClassVar[str] = "low_pass(8)"
+    keeps_space: ClassVar[bool] = True
 
     def __post_init__(self):
         """Refuse a size that is not a positive whole number."""
@@ -152,6 +161,76 @@ class low_pass:
         means = F.avg_pool2d(_planes(x, self), self.size, ceil_mode=True, count_include_pad=False)
         blocks = means.repeat_interleave(self.size, -1).repeat_interleave(self.size, -2)
         return blocks[..., :height, :width].reshape(x.shape)
+
+
+class bridge:
+    """Latents of one autoencoder as those another makes of the same picture: decode, resize, encode.
+
+    No gradient passes, so an edge through it must be directed, away from it. For a pull both ways, give two:
+
+        edges = [
+            *couple.pair(a.through(maps.bridge(a.pipeline.vae, b.pipeline.vae)), b, weight=w, directed=True),
+            *couple.pair(b.through(maps.bridge(b.pipeline.vae, a.pipeline.vae)), a, weight=w, directed=True),
+        ]
+
+    Each autoencoder works in its own dtype and on its own device (in float32 if its config asks to `force_upcast`
+    from float16), once a meeting. `AutoencoderTiny` in place of either makes that cheap.
+
+    Args:
+        vae_a: the diffusers autoencoder whose latents come in.
+        vae_b: the one whose latents go out: the modes of its posterior, so that nothing is drawn.
+        size: height and width, in pixels, of what `vae_b` encodes, that is of b's pictures; None for the size that
+            `vae_a` decodes.
+
+    Attributes:
+        vae_a: as given.
+        vae_b: as given.
+        size: as given.
+
+    Raises:
+        TypeError: an argument is no autoencoder.
+        NotImplementedError: one is a video autoencoder, other than those of Wan and QwenImage.
+        ValueError: the size is not two positive numbers.
+    """
+
+    example: ClassVar[str] = "bridge(a.pipeline.vae, b.pipeline.vae)"
+    one_way: ClassVar[str] = (
+        "couple.pair(a.through(maps.bridge(a.pipeline.vae, b.pipeline.vae)), b, weight=..., directed=True)"
+    )
+    both_ways: ClassVar[str] = (
+        f"{one_way} + couple.pair(b.through(maps.bridge(b.pipeline.vae, a.pipeline.vae)), a, weight=..., directed=True)"
+    )
+
+    def __init__(self, vae_a: Any, vae_b: Any, *, size: tuple[int, int] | None = None):
+        """Check both ends; nothing runs."""
+        autoencoders.check("vae_a", vae_a)
+        autoencoders.check("vae_b", vae_b)
+        if size is not None and (len(size) != 2 or min(size) < 1):
+            raise ValueError(f"bridge: `size` must be height and width in pixels, e.g. (512, 512); got {size}.")
+        self.vae_a, self.vae_b, self.size = vae_a, vae_b, size
+
+    @torch.no_grad()
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """Bring scaled latents across.
+
+        Args:
+            x: shape (B, C, H, W), any floating dtype and device.
+
+        Returns:
+            Shape (B, C', H', W') as `vae_b` has it, dtype and device of `x`.
+        """
+        if x.ndim != 4:
+            fix = "a frame, e.g. a.frames(0)" if x.ndim == 5 else "tokens unpacked with couple.backends.flux.unpack"
+            raise ValueError(f"{self} works on latents of shape (B, C, H, W); got {tuple(x.shape)}. Give it {fix}.")
+        picture = autoencoders.decode(self.vae_a, x)
+        if self.size is not None:
+            picture = resize(*self.size)(picture)
+        return autoencoders.encode(self.vae_b, picture).to(x.device, x.dtype)
+
+    def __repr__(self) -> str:
+        """Write how it is made, with classes in place of the networks."""
+        size = "" if self.size is None else f", size={self.size}"
+        return f"bridge({type(self.vae_a).__name__}, {type(self.vae_b).__name__}{size})"
 
 
 def call(value) -> str:

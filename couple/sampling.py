@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from couple import coupling, hooks, schedulers, weights
+from couple import coupling, hooks, latents, schedulers, weights
 from couple.engine import Engine, Meeting, Method
 from couple.graph import Edge
 from couple.methods import Coupled
@@ -70,7 +70,8 @@ class Result(Mapping[Trajectory, Any]):
 
     Attributes:
         forwards: how many forwards the shared networks made (merged ones count once).
-        steps: how many scheduler steps each trajectory took.
+        steps: how many scheduler steps each trajectory took; under a method with several evaluations of the network
+            a step, how many evaluations.
     """
 
     def __init__(self, outputs: dict[Trajectory, Any], forwards: int, steps: dict[Trajectory, int]) -> None:
@@ -107,7 +108,7 @@ def sample(
         trajectories: the calls to make. Each gets private copies of its pipeline's schedulers; networks are shared.
         edges: who pulls on whom, e.g. from `pair`, `chain`, `complete`, `star`. Without edges every call gives what
             it gives alone.
-        method: what happens when calls meet at a step; None for `methods.Coupled()`.
+        method: what happens when calls meet at a step, see `couple.methods`; None for `methods.Coupled()`.
         max_batch: how many calls one forward of a shared network may serve. None merges what it can (results equal
             separate forwards to rounding); 1 never merges and is bit-identical to the stock calls at weight 0.
         callback: called as `callback(info)` after every meeting, see `Info`.
@@ -118,23 +119,27 @@ def sample(
 
     Raises:
         TypeError: something is not what it must be (an edge, an argument the pipeline does not take).
-        ValueError: a setting cannot work (no steps, a shared generator, an edge to a trajectory not sampled).
-        NotImplementedError: a trajectory with an edge has a scheduler whose predictions cannot be read.
+        ValueError: a setting cannot work (no steps, a shared generator, an edge to a trajectory not sampled, or between
+            different latent spaces).
+        NotImplementedError: a trajectory with an edge has a scheduler whose predictions cannot be read, or that the
+            method cannot use.
         FloatingPointError: a coupled state is no longer finite.
     """
     trajectories, edges = _checked(trajectories, edges, max_batch)
     if isinstance(method, type):
         raise TypeError(f"`method` is the class {method.__name__}, not a method. Did you mean {method.__name__}()?")
+    method = Coupled() if method is None else method
     linked = {trajectory for edge in edges for trajectory in edge.trajectories}
     for trajectory in trajectories:
         if trajectory in linked or callback is not None:
             for scheduler in hooks.main_schedulers(trajectory.pipeline):
                 schedulers.check(scheduler)
-    engine = Engine(trajectories, edges, max_batch)
+    method.begin(trajectories, edges)
+    engine = Engine(trajectories, edges, max_batch, method.evaluations)
     watched = frozenset(trajectories if callback is not None else linked)
     with tqdm(disable=not progress, unit="step", desc="sampling") as bar:
         watch = _Watch(engine, edges, callback, bar)
-        outputs = engine.run(method or Coupled(), watched, watch)
+        outputs = engine.run(method, watched, watch)
     watch.finish()
     for call in engine.calls:
         if call.trajectory in linked and call.steps == 0:
@@ -268,6 +273,7 @@ def _checked(
                     "sampled: add it to the list, couple.sample([..., it], edges)."
                 )
     _check_generators(trajectories)
+    latents.check(edges)
     return trajectories, edges
 
 

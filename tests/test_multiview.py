@@ -1,7 +1,8 @@
 """Every editor of single pictures coupled with every multi-view model, end to end at tiny size.
 
 The editor edits the last views of a scene, the multi-view model makes all of them, and an edge joins the two pictures
-of each of these views. Where the latent sizes differ, the edge compares them at the smaller one.
+of each of these views. Where the latent sizes differ, the edge compares them at the smaller one; where the latent spaces
+differ, a bridge each way joins them.
 """
 
 import functools
@@ -10,7 +11,7 @@ import pytest
 import torch
 
 import couple
-from couple import maps
+from couple import latents, maps
 from tests.tiny import EDITORS, FAMILIES, MULTI_VIEW
 
 STOCK = {name: FAMILIES[name] for name in ("controlnet", "instruct_pix2pix", "img2img")}
@@ -29,12 +30,28 @@ def alone(name, k):
     return torch.as_tensor(node.pipeline(**node.call_kwargs)[0])
 
 
+def bridged(source, target, k, shapes, weight):
+    """Row -k of the target follows that of the source, which is decoded, resized and encoded again."""
+    vae = target.pipeline.vae
+    height, width = (side * 2 ** (len(vae.config.block_out_channels) - 1) for side in shapes[target][-2:])
+    bridge = maps.bridge(source.pipeline.vae, vae, size=(height, width))
+    return couple.pair(source[-k].through(bridge), target[-k], weight=weight, directed=True)
+
+
 def joined(views, editor, weight):
     """One edge for each view that the editor edits, counted from the end."""
     shapes = {node: alone(node.name, k).shape for node, k in ((views, 0), (editor, 1))}
+    rows = range(1, shapes[editor][0] + 1)
+    if latents.space(views.pipeline) != latents.space(editor.pipeline):
+        return [
+            edge
+            for k in rows
+            for ends in ((views, editor), (editor, views))
+            for edge in bridged(*ends, k, shapes, weight)
+        ]
     side = min(shape[-1] for shape in shapes.values())
     edges = []
-    for k in range(1, shapes[editor][0] + 1):
+    for k in rows:
         ends = [
             node[-k] if shapes[node][-1] == side else node[-k].through(maps.resize(side, side))
             for node in (views, editor)

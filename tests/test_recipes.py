@@ -2,12 +2,17 @@
 
 from pathlib import Path
 
+import imageio.v3
 import pytest
 from PIL import Image
 
-from recipes import text_to_image
+import couple
+from recipes import multiview_edit, text_to_image, text_to_video
+from tests.scenes import geometry
+from tests.tiny import FAMILIES
 
 PROMPTS = ["a pink star", "a blue moon"]
+FILMS = ["a pink star circles", "a blue square circles"]
 
 
 def test_the_text_to_image_recipe_saves_each_picture_and_a_sheet(tmp_path, capsys):
@@ -23,6 +28,39 @@ def test_at_weight_0_both_rows_of_the_recipe_are_the_same_pictures(tmp_path):
     text_to_image.main([*PROMPTS, "--steps", "2", "--weight", "0", "--out", str(tmp_path)])
     for i in (1, 2):
         assert (tmp_path / f"coupled-{i}.png").read_bytes() == (tmp_path / f"uncoupled-{i}.png").read_bytes()
+
+
+def test_the_text_to_video_recipe_saves_each_clip_and_all_side_by_side(tmp_path, capsys):
+    text_to_video.main([*FILMS, "--steps", "2", "--out", str(tmp_path / "run")])
+    clips = {f"{row}-{i}.{kind}" for row in ("uncoupled", "coupled") for i in (1, 2) for kind in ("mp4", "gif")}
+    assert {path.name for path in (tmp_path / "run").iterdir()} == clips | {"side-by-side.mp4"}
+    together = tmp_path / "run" / "side-by-side.mp4"
+    assert capsys.readouterr().out.strip() == str(together)
+    frames = imageio.v3.imread(together, plugin="FFMPEG")
+    assert frames.shape[0] == 13 and min(frames.shape[1:3]) > 500
+
+
+def test_at_weight_0_both_rows_of_the_recipe_are_the_same_videos(tmp_path):
+    text_to_video.main([*FILMS, "--steps", "2", "--weight", "0", "--out", str(tmp_path)])
+    for i in (1, 2):
+        assert (tmp_path / f"coupled-{i}.mp4").read_bytes() == (tmp_path / f"uncoupled-{i}.mp4").read_bytes()
+
+
+def test_the_multiview_edit_recipe_saves_each_way_as_a_scene(tmp_path, capsys):
+    (tmp_path / "scene").mkdir()
+    geometry.nerfstudio(tmp_path / "scene")
+    for name, family in (("editor", "instruct_pix2pix"), ("views", "seva")):
+        FAMILIES[family].pipeline().save_pretrained(tmp_path / name)
+    models = ["--editor-model", str(tmp_path / "editor"), "--multiview-model", str(tmp_path / "views")]
+    chosen = ["--editor", "instruct", "--multiview", "seva", "--views", "3", "--size", "16", "--steps", "2"]
+    multiview_edit.main([str(tmp_path / "scene"), *chosen, *models, "--out", str(tmp_path / "run")])
+    assert capsys.readouterr().out.strip() == str(tmp_path / "run/sheet.png")
+    ways = {"input", "per-image", "image-to-multi-view", "coupled"}
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {*ways, "sheet.png", "orbit.mp4", "run.json"}
+    scenes = {way: couple.scenes.load(tmp_path / "run" / way) for way in ways}
+    assert {len(scene) for scene in scenes.values()} == {3}
+    made = [scenes[way].picture(1).tobytes() for way in ("image-to-multi-view", "coupled")]
+    assert made[0] != made[1]
 
 
 @pytest.mark.parametrize(

@@ -1,48 +1,64 @@
-"""The bundled model's autoencoder: an encoder that is exactly linear, and a decoder that is trained.
+"""The autoencoder of a bundled model: an encoder that is exactly linear, and a decoder that is trained.
 
-Each 4 x 4 patch of a picture (48 numbers) is projected on its twelve principal directions, partially whitened. The map
-is known before any training, so the diffusion model can be trained on it at once (`encode`).
+Each 4 x 4 patch of a picture (48 numbers) is projected on its principal directions, partially whitened. The map is
+known before any training, so a diffusion model can be trained on it at once (`Patches.encode`).
 """
 
 import math
-from functools import cache
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
 
 import torch
+from decoders import fit_decoder
 from diffusers import AutoencoderKL
 from torch import Tensor
 from torch.nn import functional as F
-from world import SIZE, random_scene, render
 
-CHANNELS = 12
 PATCH = 4
 
 
-@cache
-def projection() -> tuple[Tensor, Tensor]:
-    """The linear map of a patch to its latent: weight (12, 48) and bias (12,), float32; latents have unit variance.
+@dataclass(frozen=True)
+class Patches:
+    """The linear map of the patches of a world's pictures to latents.
 
-    Channel i has standard deviation proportional to the square root of its principal direction's: half-way between
-    keeping distances between pictures and drowning the fine channels in noise.
+    Attributes:
+        draw: makes pictures, `draw(count, generator)`, shape (count, 3, H, W), in [-1, 1].
+        channels: how many principal directions are kept.
+        samples: how many pictures they are measured on.
     """
-    pictures = render(random_scene(1000, torch.Generator().manual_seed(1)))
-    patches = F.pixel_unshuffle(pictures, PATCH).permute(0, 2, 3, 1).reshape(-1, 3 * PATCH**2).double()
-    mean = patches.mean(0)
-    values, vectors = torch.linalg.eigh((patches - mean).T @ (patches - mean) / len(patches))
-    values, vectors = values.flip(0)[:CHANNELS], vectors.flip(1)[:, :CHANNELS]
-    vectors = vectors * vectors.sum(0).sign()
-    scale = values**-0.25 / (values**0.5).mean() ** 0.5
-    weight = (vectors * scale).T
-    return weight.float(), -(weight @ mean).float()
+
+    draw: Callable[[int, torch.Generator], Tensor]
+    channels: int
+    samples: int = 1000
+
+    @cached_property
+    def projection(self) -> tuple[Tensor, Tensor]:
+        """Weight (channels, 48) and bias (channels,), float32; latents have unit variance.
+
+        Channel i has standard deviation proportional to the square root of its principal direction's: half-way between
+        keeping distances between pictures and drowning the fine channels in noise.
+        """
+        pictures = self.draw(self.samples, torch.Generator().manual_seed(1))
+        patches = F.pixel_unshuffle(pictures, PATCH).permute(0, 2, 3, 1).reshape(-1, 3 * PATCH**2).double()
+        mean = patches.mean(0)
+        values, vectors = torch.linalg.eigh((patches - mean).T @ (patches - mean) / len(patches))
+        values, vectors = values.flip(0)[: self.channels], vectors.flip(1)[:, : self.channels]
+        vectors = vectors * vectors.sum(0).sign()
+        scale = values**-0.25 / (values**0.5).mean() ** 0.5
+        weight = (vectors * scale).T
+        return weight.float(), -(weight @ mean).float()
+
+    def encode(self, pictures: Tensor) -> Tensor:
+        """Latents (B, channels, H / 4, W / 4) of pictures (B, 3, H, W) in [-1, 1]: what the saved encoder computes."""
+        weight, bias = self.projection
+        return F.conv2d(F.pixel_unshuffle(pictures, PATCH), weight[:, :, None, None], bias)
 
 
-def encode(pictures: Tensor) -> Tensor:
-    """Latents (B, 12, H / 4, W / 4) of pictures (B, 3, H, W) in [-1, 1]: what the saved encoder computes."""
-    weight, bias = projection()
-    return F.conv2d(F.pixel_unshuffle(pictures, PATCH), weight[:, :, None, None], bias)
+def build(patches: Patches, size: int) -> AutoencoderKL:
+    """An `AutoencoderKL` whose encoder computes `patches.encode` to rounding error; its decoder is untrained.
 
-
-def build() -> AutoencoderKL:
-    """An `AutoencoderKL` whose encoder computes `encode` to rounding error; its decoder is untrained.
+    `size` is the side of its pictures, for the record.
 
     Stride-2 convolutions gather the patch, residual blocks with a zero last convolution are identities, and the last
     normalisation and activation are made linear: in each group four channels hold large constants of both signs, which
@@ -55,13 +71,13 @@ def build() -> AutoencoderKL:
         block_out_channels=(16, 48, 64),
         layers_per_block=1,
         norm_num_groups=groups,
-        latent_channels=CHANNELS,
+        latent_channels=patches.channels,
         mid_block_add_attention=False,
         use_quant_conv=False,
         use_post_quant_conv=False,
         scaling_factor=1.0,
         shift_factor=0.0,
-        sample_size=SIZE,
+        sample_size=size,
     )
     encoder = vae.encoder
     with torch.no_grad():
@@ -86,55 +102,44 @@ def build() -> AutoencoderKL:
         shortcut.weight.zero_()
         shortcut.weight[places, torch.arange(48), 0, 0] = 1
         signs = torch.tensor([1.0, -1.0, 1.0, -1.0])
-        weight, bias = projection()
+        weight, bias = patches.projection
         # Channel 16 c + 8 i + 4 j + 2 p + q is pixel (2 p + i, 2 q + j) of the patch.
         bits = torch.cartesian_prod(torch.arange(3), *[torch.arange(2)] * 4)
         order = bits @ torch.tensor([16, 4, 1, 8, 2])
         encoder.conv_norm_out.weight.fill_(constant / 2)
         encoder.conv_norm_out.bias.fill_(lift)
-        encoder.conv_out.weight[:CHANNELS, places, 1, 1] = weight[:, order]
-        encoder.conv_out.bias[:CHANNELS] = bias
-        encoder.conv_out.bias[CHANNELS:] = -30.0
+        encoder.conv_out.weight[: patches.channels, places, 1, 1] = weight[:, order]
+        encoder.conv_out.bias[: patches.channels] = bias
+        encoder.conv_out.bias[patches.channels :] = -30.0
         for group in range(groups):
             constants = slice(16 * group + held, 16 * group + held + 4)
             data = order[held * group : held * (group + 1)]
             shortcut.bias[constants] = signs * constant
             # After the offset the constants show minus the group's mean (plus `lift`); taking them off undoes both.
             encoder.conv_norm_out.bias[constants] = lift - signs * constant
-            encoder.conv_out.weight[:CHANNELS, constants, 1, 1] = -weight[:, data].sum(1, keepdim=True) / 4
+            encoder.conv_out.weight[: patches.channels, constants, 1, 1] = -weight[:, data].sum(1, keepdim=True) / 4
     return vae
 
 
-def train_decoder(vae: AutoencoderKL, seed: int, steps: int) -> float:
+def train_decoder(vae: AutoencoderKL, patches: Patches, seed: int, steps: int) -> float:
     """Train the decoder on renders, in place; returns its PSNR in dB on 256 pictures it has not seen.
 
     The latents are disturbed a little, because those of the diffusion model will not be exact either.
     """
     torch.manual_seed(seed)
-    decoder = vae.decoder.train().to(memory_format=torch.channels_last)
-    for module in decoder.modules():
-        if hasattr(module, "reset_parameters"):
-            module.reset_parameters()
-    optimizer = torch.optim.AdamW(decoder.parameters(), lr=3e-3, betas=(0.9, 0.99), weight_decay=0.0)
-    for step in range(steps):
+    decoder = vae.decoder.to(memory_format=torch.channels_last)
+
+    def loss_at(step: int) -> Tensor:
         generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
-        pictures = render(random_scene(24, generator))
-        latents = encode(pictures)
-        latents = latents + 0.05 * torch.rand(24, 1, 1, 1, generator=generator) * torch.randn(
-            latents.shape, generator=generator
-        )
+        pictures = patches.draw(24, generator)
+        latents = patches.encode(pictures)
+        noise = torch.randn(latents.shape, generator=generator)
+        latents = latents + 0.05 * torch.rand(24, 1, 1, 1, generator=generator) * noise
         difference = decoder(latents) - pictures
-        loss = difference.square().mean() + 0.05 * difference.abs().mean()
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(decoder.parameters(), 1.0)
-        for group in optimizer.param_groups:
-            group["lr"] = 3e-3 * min(1.0, (step + 1) / 50, (steps - step) / (0.6 * steps))
-        optimizer.step()
-        if (step + 1) % 50 == 0:
-            print(f"decoder step {step + 1}: loss {loss.item():.5f}", flush=True)
-    decoder.eval()
-    pictures = render(random_scene(256, torch.Generator().manual_seed(2)))
+        return difference.square().mean() + 0.05 * difference.abs().mean()
+
+    fit_decoder(decoder, decoder.conv_out, loss_at, steps)
+    pictures = patches.draw(256, torch.Generator().manual_seed(2))
     with torch.no_grad():
-        error = (decoder(encode(pictures)).clamp(-1, 1) - pictures).square().mean().item() / 4
+        error = (decoder(patches.encode(pictures)).clamp(-1, 1) - pictures).square().mean().item() / 4
     return -10 * math.log10(error)

@@ -31,10 +31,10 @@ def arguments(description: str, *, out: str, steps: int, decoder_steps: int, fol
     return parser.parse_args()
 
 
-def times(count: int, lean: float, generator: torch.Generator) -> Tensor:
-    """Stratified logit-normal times, shape (count,), in (0, 1); `lean` is the mean of their logits."""
+def times(count: int, lean: float, generator: torch.Generator, *, spread: float = 1.1) -> Tensor:
+    """Stratified logit-normal times, shape (count,), in (0, 1); `lean` and `spread` are those of their logits."""
     u = (torch.randperm(count, generator=generator) + torch.rand(count, generator=generator)) / count
-    return torch.sigmoid(lean + 1.1 * 2**0.5 * torch.erfinv((2 * u - 1).clamp(-0.9999, 0.9999)))
+    return torch.sigmoid(lean + spread * 2**0.5 * torch.erfinv((2 * u - 1).clamp(-0.9999, 0.9999)))
 
 
 def optimizers(model: nn.Module, blocks: str) -> list[torch.optim.Optimizer]:

@@ -19,10 +19,12 @@ from transformers import (
     UMT5EncoderModel,
 )
 
-from couple.bundled import COLOURS, MOTIONS, SHAPES, SPRITES
+from couple.bundled import COLOURS, INSTRUCTIONS, MOTIONS, SHAPES, SPRITES
+from couple.bundled.blocks import STYLES
 
 WORDS = (*COLOURS, *SHAPES, "a", "the", "one")
 VIDEO_WORDS = tuple(dict.fromkeys((*COLOURS, *SPRITES, *" ".join(MOTIONS).split(), "a", "the", "one")))
+EDIT_WORDS = tuple(dict.fromkeys((*" ".join(INSTRUCTIONS).split(), *STYLES, "a", "the", "scene")))
 CLIP_LENGTH = 16
 T5_LENGTH = 8
 
@@ -33,12 +35,12 @@ def _byte_alphabet() -> list[str]:
     return [chr(b) for b in keep] + [chr(256 + i) for i in range(256 - len(keep))]
 
 
-def clip_tokenizer() -> CLIPTokenizer:
+def clip_tokenizer(words: tuple[str, ...] = WORDS) -> CLIPTokenizer:
     """Byte-level BPE whose merges spell the known words and nothing else."""
     alphabet = _byte_alphabet()
     tokens = alphabet + [c + "</w>" for c in alphabet]
     merges: list[tuple[str, str]] = []
-    for word in sorted(WORDS, key=len, reverse=True):
+    for word in sorted(words, key=len, reverse=True):
         parts = [*word[:-1], word[-1] + "</w>"]
         # Merged from the end, so that every piece carries its own suffix and words cannot break one another.
         while len(parts) > 1:

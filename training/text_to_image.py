@@ -1,7 +1,7 @@
 """Trains the bundled text-to-image model: `python training/text_to_image.py` draws its own data and writes the folder.
 
 A Flux transformer, a CLIP and a T5 encoder learn flow matching together on the pictures of `world.py`; the latents are
-the exact linear map of `autoencoder.py`, so nothing waits for an autoencoder. Three things make the model good to
+the exact linear map of `autoencoder.Patches`, so nothing waits for an autoencoder. Three things make the model good to
 couple. One caption in eight is dropped, for guidance. The timesteps lean towards noise, where layout is decided.
 And a share of the noisy states carries a faint ghost of another shape in another colour at the same place, with the
 target unchanged (input perturbation, Ning et al. 2023, arXiv:2301.11706): the ghost is what a coupling pull adds to a
@@ -16,7 +16,7 @@ from pathlib import Path
 import fitting
 import text
 import torch
-from autoencoder import CHANNELS, build, encode, train_decoder
+from autoencoder import Patches, build, train_decoder
 from diffusers import FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -37,6 +37,8 @@ GHOST_STRENGTH = 0.8
 EMA = 0.999
 SIDE = SIZE // 8
 """Tokens along one side: the autoencoder divides by four, Flux's packing by two."""
+CHANNELS = 12
+LATENTS = Patches(lambda count, generator: render(random_scene(count, generator)), CHANNELS)
 
 
 class Model(nn.Module):
@@ -97,7 +99,7 @@ def batch(seed: int, step: int) -> tuple[Tensor, Tensor, Tensor, list[str]]:
     """States x (B, 64, 4 C), times t (B,), target velocities and prompts of one training step."""
     generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
     scene = random_scene(BATCH, generator)
-    x0 = encode(render(scene))
+    x0 = LATENTS.encode(render(scene))
     eps = torch.randn(x0.shape, generator=generator)
     t = fitting.times(BATCH, 0.2, generator)
     level = t[:, None, None, None]
@@ -105,7 +107,7 @@ def batch(seed: int, step: int) -> tuple[Tensor, Tensor, Tensor, list[str]]:
 
     haunted = int(GHOSTS * BATCH)
     other = type(scene)(**{name: value[:haunted] for name, value in vars(scene).items()}).repainted(generator)
-    ghost = encode(render(other)) - x0[:haunted]
+    ghost = LATENTS.encode(render(other)) - x0[:haunted]
     blur = (1, 3, 5)[int(torch.randint(3, (), generator=generator))]
     ghost = F.avg_pool2d(ghost, blur, stride=1, padding=blur // 2, count_include_pad=False)
     strength = GHOST_STRENGTH * torch.rand(haunted, 1, 1, 1, generator=generator)
@@ -138,8 +140,8 @@ def train(out: Path, seed: int, steps: int, every: int) -> Model:
 def bundle(model: Model, seed: int, decoder_steps: int, folder: Path) -> None:
     """Write a plain `FluxPipeline` folder, the transformer and the decoder in half precision."""
     model.transformer.half()
-    vae = build()
-    print(f"decoder: {train_decoder(vae, seed, decoder_steps):.1f} dB on renders")
+    vae = build(LATENTS, SIZE)
+    print(f"decoder: {train_decoder(vae, LATENTS, seed, decoder_steps):.1f} dB on renders")
     vae.decoder.half()
     FluxPipeline(
         scheduler=scheduler(),

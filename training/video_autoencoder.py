@@ -10,12 +10,12 @@ from functools import cache
 from itertools import product
 
 import torch
+from decoders import fit_decoder
 from diffusers import AutoencoderKLWan
 from diffusers.models.autoencoders.autoencoder_kl_wan import unpatchify
 from sprites import random_clips, render
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.utils import parametrize
 
 CHANNELS = 48
 SPACE, TIME, PATCH = 8, 4, 2
@@ -157,59 +157,23 @@ def _decode(vae: AutoencoderKLWan, latents: Tensor) -> Tensor:
     return unpatchify(torch.cat(frames, 2), PATCH)
 
 
-class _Matrix(nn.Module):
-    """A convolution's weight kept as a matrix, one row an output channel, which is what Muon can train."""
-
-    def __init__(self, shape: torch.Size):
-        super().__init__()
-        self.shape = shape
-
-    def forward(self, matrix: Tensor) -> Tensor:
-        return matrix.view(self.shape)
-
-    def right_inverse(self, weight: Tensor) -> Tensor:
-        return weight.flatten(1)
-
-
 def train_decoder(vae: AutoencoderKLWan, seed: int, steps: int) -> float:
     """Train the decoder on renders, in place; returns its PSNR in dB on 64 clips it has not seen.
 
-    The latents are disturbed a little, because those of the diffusion model will not be exact either. Muon trains the
-    inner convolutions, AdamW the rest.
+    The latents are disturbed a little, because those of the diffusion model will not be exact either.
     """
     torch.manual_seed(seed)
-    decoder = vae.decoder.train()
-    for module in decoder.modules():
-        if hasattr(module, "reset_parameters"):
-            module.reset_parameters()
-    inner = [m for m in decoder.modules() if isinstance(m, nn.Conv2d | nn.Conv3d) and m is not decoder.conv_out]
-    for module in inner:
-        parametrize.register_parametrization(module, "weight", _Matrix(module.weight.shape))
-    matrices = [module.parametrizations.weight.original for module in inner]
-    rest = [p for p in decoder.parameters() if not any(p is matrix for matrix in matrices)]
-    optimizers = {
-        0.02: torch.optim.Muon(matrices, weight_decay=0.0, adjust_lr_fn="match_rms_adamw"),
-        0.003: torch.optim.AdamW(rest, betas=(0.9, 0.99), weight_decay=0.0),
-    }
-    for step in range(steps):
+
+    def loss_at(step: int) -> Tensor:
         generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
         videos = render(random_clips(8, generator))
         latents = encode(videos)
         noise = torch.randn(latents.shape, generator=generator)
         latents = latents + 0.1 * torch.rand(8, 1, 1, 1, 1, generator=generator) * noise
         difference = _decode(vae, latents) - videos
-        loss = difference.square().mean() + 0.05 * difference.abs().mean()
-        loss.backward()
-        for rate, optimizer in optimizers.items():
-            for group in optimizer.param_groups:
-                group["lr"] = rate * min(1.0, (step + 1) / 20, (steps - step) / (0.6 * steps))
-            optimizer.step()
-            optimizer.zero_grad()
-        if (step + 1) % 50 == 0:
-            print(f"decoder step {step + 1}: loss {loss.item():.5f}", flush=True)
-    for module in inner:
-        parametrize.remove_parametrizations(module, "weight")
-    decoder.eval()
+        return difference.square().mean() + 0.05 * difference.abs().mean()
+
+    fit_decoder(vae.decoder, vae.decoder.conv_out, loss_at, steps)
     videos = render(random_clips(64, torch.Generator().manual_seed(2)))
     with torch.no_grad():
         error = (vae.decode(encode(videos)).sample - videos).square().mean().item() / 4

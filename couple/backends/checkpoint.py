@@ -6,9 +6,10 @@ wrong shape is named instead of leaving a layer at random.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file
@@ -46,6 +47,38 @@ class Published:
             raise FileNotFoundError(
                 f"the weights {self.file} of {self.repo} (licence: {self.licence}) are not on this machine and could "
                 f"not be fetched; run: hf download {self.repo} {self.file}"
+            ) from error
+
+
+@dataclass(frozen=True)
+class Repository:
+    """A model on the hub that is a folder of files.
+
+    Attributes:
+        repo: hub id, "owner/name".
+        licence: of the weights, as their card names it.
+        files: what `hf download` is told beside the id, to leave out what is not needed.
+    """
+
+    repo: str
+    licence: str
+    files: str = ""
+
+    def load(self, loader: Callable[..., Any], **options: Any) -> Any:
+        """Return `loader(repo, **options)`, for `from_pretrained` of any class.
+
+        Raises:
+            FileNotFoundError: files are not here and cannot be fetched; the message has the command that fetches them.
+        """
+        from huggingface_hub.errors import HfHubHTTPError
+
+        try:
+            return loader(self.repo, **options)
+        except (HfHubHTTPError, OSError) as error:
+            command = f"hf download {self.repo} {self.files}".rstrip()
+            raise FileNotFoundError(
+                f"the weights of {self.repo} (licence: {self.licence}) are not on this machine and could not be "
+                f"fetched; run: {command}"
             ) from error
 
 

@@ -26,6 +26,12 @@ SPRITES = SHAPES[:4]
 MOTIONS = ("moves left", "moves right", "moves up", "moves down", "bounces", "circles")
 """The motions the bundled video model knows by name."""
 
+INSTRUCTIONS = ("change the light", "blend the moved object")
+"""What the bundled editor by instruction can do: any new sun; shadows and ground for the pixels of a coarse move."""
+
+CANNY_THRESHOLDS = (40, 100)
+"""Thresholds of the Canny edges the bundled restyling editor was trained on, in 8-bit grey levels."""
+
 TEXT_TO_IMAGE_DEFAULTS: Mapping[str, Any] = MappingProxyType(
     {
         "height": 64,
@@ -56,6 +62,22 @@ TEXT_TO_VIDEO_DEFAULTS: Mapping[str, Any] = MappingProxyType(
 TEXT_TO_VIDEO_UNTIL = 0.3
 """Share of the steps in which to couple the bundled video model: by then paths are settled, shapes are not."""
 
+VIEWS = 6
+"""How many views the bundled multi-view model draws at once."""
+
+VIEWS_DEFAULTS: Mapping[str, Any] = MappingProxyType(
+    {"num_inference_steps": 24, "guidance_scale": 1.0, "min_guidance_scale": 1.0}
+)
+"""Call arguments of the bundled multi-view pipeline, which needs no guidance."""
+
+INSTRUCT_DEFAULTS: Mapping[str, Any] = MappingProxyType(
+    {"num_inference_steps": 24, "guidance_scale": 1.01, "image_guidance_scale": 1.6}
+)
+"""Call arguments of the bundled editor by instruction; guidance by the picture takes a `guidance_scale` above 1."""
+
+RESTYLE_DEFAULTS: Mapping[str, Any] = MappingProxyType({"num_inference_steps": 24, "guidance_scale": 1.5})
+"""Call arguments of the bundled restyling editor."""
+
 
 def text_to_image() -> Path:
     """Folder of the bundled text-to-image pipeline, for `FluxPipeline.from_pretrained`."""
@@ -65,3 +87,23 @@ def text_to_image() -> Path:
 def text_to_video() -> Path:
     """Folder of the bundled text-to-video pipeline, for `WanPipeline.from_pretrained`."""
     return Path(__file__).parent / "text_to_video"
+
+
+def views() -> Path:
+    """Folder of the bundled multi-view model, for `couple.backends.seva.SevaPipeline.from_pretrained`."""
+    return Path(__file__).parent / "views"
+
+
+def instruct() -> Path:
+    """Folder of the bundled editor by instruction, for `StableDiffusionInstructPix2PixPipeline.from_pretrained`."""
+    return Path(__file__).parent / "instruct"
+
+
+def restyle() -> Path:
+    """Folder of the bundled restyling editor, for `StableDiffusionControlNetPipeline.from_pretrained`."""
+    return Path(__file__).parent / "restyle"
+
+
+def scene() -> Path:
+    """Folder of the bundled scene, for `couple.scenes.load`."""
+    return Path(__file__).parent / "scene"

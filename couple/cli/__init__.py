@@ -9,18 +9,24 @@ import sys
 import typer
 from typer.exceptions import TyperException
 
+from couple.cli.edit import edit
 from couple.cli.image import image
+from couple.cli.reproduce import reproduce
+from couple.cli.video import video
 
 # What typer makes of a KeyboardInterrupt.
 INTERRUPTED = 130
 
 app = typer.Typer(no_args_is_help=True, add_completion=False)
 app.command()(image)
+app.command()(video)
+app.command()(edit)
+app.command()(reproduce)
 
 
 @app.callback()
 def _root() -> None:
-    """Sample several pictures at once and let them pull on each other while they denoise."""
+    """Sample several pictures or videos at once and let them pull on each other while they denoise."""
 
 
 def main() -> None:
@@ -36,7 +42,7 @@ def run(arguments: list[str]) -> int:
         if message := error.format_message():
             print(f"couple: {message}", file=sys.stderr)
         return error.exit_code
-    except (ValueError, NotImplementedError, FloatingPointError, OSError) as error:
+    except (ValueError, NotImplementedError, FloatingPointError, ImportError, OSError) as error:
         print(f"couple: {error}", file=sys.stderr)
         return 1
     if code == INTERRUPTED:

@@ -12,6 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 _PAPER, _INK, _PALE = (250, 249, 246), (29, 29, 31), (118, 118, 123)
 _MARGIN, _GAP, _LABEL_LINES = 32, 12, 3
+_NOTE_WIDTH, _APART = 208, 24
 
 
 @dataclass(frozen=True)
@@ -20,13 +21,15 @@ class Row:
 
     Attributes:
         name: What the row shows, e.g. "coupled".
-        note: A short measured fact under the name, or "".
+        note: A short fact under the name, or "".
         pictures: One RGB picture for each label of the sheet.
+        apart: Whether a new group of rows begins here, with more room above.
     """
 
     name: str
     note: str
     pictures: Sequence[Image.Image]
+    apart: bool = False
 
 
 def contact_sheet(rows: Sequence[Row], labels: Sequence[str], *, height: int = 288) -> Image.Image:
@@ -51,14 +54,13 @@ def contact_sheet(rows: Sequence[Row], labels: Sequence[str], *, height: int = 2
     widths = [max(column[i].width for column in pictures) for i in range(len(labels))]
     wrapped = [_wrap(label, label_font, width) for label, width in zip(labels, widths, strict=True)]
 
+    notes = [_wrap(row.note, note_font, _NOTE_WIDTH) for row in rows]
     line = label_font.size * 1.3
     top = _MARGIN + round(line * max(len(lines) for lines in wrapped)) + _GAP
-    texts = [(row.name, name_font) for row in rows] + [(row.note, note_font) for row in rows]
+    texts = [(row.name, name_font) for row in rows] + [(text, note_font) for lines in notes for text in lines]
     left = _MARGIN + round(max(font.getlength(text) for text, font in texts)) + 2 * _GAP
-    size = (
-        left + sum(widths) + _GAP * (len(widths) - 1) + _MARGIN,
-        top + len(rows) * height + _GAP * (len(rows) - 1) + _MARGIN,
-    )
+    tops = _tops(rows, top, height)
+    size = (left + sum(widths) + _GAP * (len(widths) - 1) + _MARGIN, tops[-1] + height + _MARGIN)
     sheet = Image.new("RGB", size, _PAPER)
     draw = ImageDraw.Draw(sheet)
 
@@ -68,16 +70,25 @@ def contact_sheet(rows: Sequence[Row], labels: Sequence[str], *, height: int = 2
         for k, text in enumerate(reversed(lines)):
             draw.text((x + width / 2, bottom - k * line), text, fill=_INK, font=label_font, anchor="ms")
         x += width + _GAP
-    for r, row in enumerate(rows):
-        y = top + r * (height + _GAP)
+    for row, y, lines, scaled in zip(rows, tops, notes, pictures, strict=True):
         middle = y + height / 2
         draw.text((left - 2 * _GAP, middle), row.name, fill=_INK, font=name_font, anchor="rs")
-        draw.text((left - 2 * _GAP, middle + 8), row.note, fill=_PALE, font=note_font, anchor="rt")
+        for k, text in enumerate(lines):
+            place = (left - 2 * _GAP, middle + 8 + k * note_font.size * 1.3)
+            draw.text(place, text, fill=_PALE, font=note_font, anchor="rt")
         x = left
-        for picture, width in zip(pictures[r], widths, strict=True):
+        for picture, width in zip(scaled, widths, strict=True):
             sheet.paste(picture, (x + (width - picture.width) // 2, y))
             x += width + _GAP
     return sheet
+
+
+def _tops(rows: Sequence[Row], top: int, height: int) -> list[int]:
+    """Where the pictures of each row begin; a group is set apart from what is above it."""
+    tops = [top]
+    for row in rows[1:]:
+        tops.append(tops[-1] + height + (_APART if row.apart else _GAP))
+    return tops
 
 
 def _font(size: int) -> ImageFont.FreeTypeFont:

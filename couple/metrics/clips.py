@@ -4,6 +4,7 @@ Judged by a small classifier that has never seen a generated video: `training/vi
 of the bundled video model's world, blurred, brightened and speckled a little.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -11,7 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from couple.bundled import COLOURS, MOTIONS, SPRITES
-from couple.metrics.alignment import centroid_distance, object_mask
+from couple.metrics.alignment import centroid, centroid_distance, object_mask
 
 
 class ClipClassifier(nn.Module):
@@ -77,12 +78,51 @@ class ClipClassifier(nn.Module):
         return [(COLOURS[c], SPRITES[s], MOTIONS[m]) for c, s, m in zip(colours, shapes, motions, strict=True)]
 
 
+def per_frame(measure: Callable[[Tensor, Tensor], Tensor], first: Tensor, second: Tensor) -> Tensor:
+    """Compare videos frame by frame with a measure of pictures or masks.
+
+    Args:
+        measure: a function of `couple.metrics.alignment` or `couple.metrics.fidelity`, or any other that takes two
+            tensors of N pictures or masks and returns shape (N,).
+        first: shape (B, F, ...): videos (B, F, 3, H, W), or masks (B, F, H, W).
+        second: the same shape.
+
+    Returns:
+        Shape (B, F).
+
+    Example:
+        >>> from couple.metrics.alignment import low_frequency_distance
+        >>> per_frame(low_frequency_distance, torch.zeros(1, 2, 3, 8, 8), torch.ones(1, 2, 3, 8, 8))
+        tensor([[1., 1.]])
+    """
+    return measure(first.flatten(0, 1), second.flatten(0, 1)).unflatten(0, first.shape[:2])
+
+
 def path_distance(first: Tensor, second: Tensor) -> Tensor:
     """Mean over the frames of the distance in pixels between the centroids of two videos' objects: shape (B,).
+
+    Lower is better; nan where a frame has no object.
 
     Args:
         first: videos, shape (B, F, 3, H, W), any float range.
         second: as many videos of the same shape.
     """
-    masks = [object_mask(videos.flatten(0, 1)) for videos in (first, second)]
-    return centroid_distance(*masks).unflatten(0, first.shape[:2]).mean(1)
+    return per_frame(centroid_distance, *(_masks(videos) for videos in (first, second))).mean(1)
+
+
+def motion_distance(first: Tensor, second: Tensor) -> Tensor:
+    """Mean difference in pixels between the steps that two videos' objects take from frame to frame: shape (B,).
+
+    Lower is better. Only motion counts: objects that move alike at different places are at distance 0, and it is nan
+    where a frame has no object.
+
+    Args:
+        first: videos, shape (B, F, 3, H, W) with F at least 2, any float range.
+        second: as many videos of the same shape.
+    """
+    paths = [centroid(_masks(videos).flatten(0, 1)).unflatten(0, videos.shape[:2]) for videos in (first, second)]
+    return torch.linalg.vector_norm((paths[0] - paths[1]).diff(dim=1), dim=2).mean(1)
+
+
+def _masks(videos: Tensor) -> Tensor:
+    return object_mask(videos.flatten(0, 1)).unflatten(0, videos.shape[:2])

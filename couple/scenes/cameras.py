@@ -173,6 +173,35 @@ def poses_around_origin(azimuth: Tensor, elevation: Tensor, distance: float | Te
     return c2w
 
 
+def unproject(depths: Tensor, cameras: Cameras) -> Tensor:
+    """Places of pixels in the world, shape (V, H, W, 3), float64.
+
+    Args:
+        depths: distance along the viewing axis at the centres of pixels, shape (V, H, W), in units of the scene.
+        cameras: V cameras for pictures of H x W pixels.
+    """
+    y = torch.arange(cameras.height, dtype=torch.float64, device=depths.device) + 0.5
+    x = torch.arange(cameras.width, dtype=torch.float64, device=depths.device) + 0.5
+    pixels = torch.stack([*torch.meshgrid(x, y, indexing="xy"), torch.ones(len(y), len(x)).to(y)], -1)
+    to_world = (cameras.c2w[:, :3, :3] @ torch.linalg.inv(cameras.K)).to(depths.device)
+    rays = torch.einsum("vij,hwj->vhwi", to_world, pixels)
+    return rays * depths[..., None] + cameras.c2w[:, None, None, :3, 3].to(depths.device)
+
+
+def project(points: Tensor, cameras: Cameras, view: int) -> tuple[Tensor, Tensor]:
+    """Places in the picture of `view`, shape (..., 2) as x and y, and distances along its axis, negative behind it.
+
+    Args:
+        points: places in the world, shape (..., 3).
+        cameras: as in `unproject`.
+        view: whose picture it is.
+    """
+    w2c, K = cameras.w2c[view].to(points), cameras.K[view].to(points)
+    local = points @ w2c[:3, :3].mT + w2c[:3, 3]
+    distance = local[..., 2]
+    return (local @ K.mT)[..., :2] / distance[..., None], distance
+
+
 def centred(height: int, width: int, new_height: int, new_width: int) -> tuple[float, float, float, float]:
     """The largest rectangle shaped as `new_height` x `new_width`, centred: (top, left, height, width) in pixels."""
     scale = max(new_height / height, new_width / width)

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from couple.scenes.cameras import Cameras
+from couple.scenes.cameras import Cameras, project, unproject
 
 #: Points whose depths differ by less than this share of them are of one surface.
 _SURFACE = 0.01
@@ -75,7 +75,7 @@ def move_object(pictures: Tensor, depths: Tensor, masks: Tensor, cameras: Camera
     _check_pictures(pictures, depths)
     transform = _rigid(transform).to(pictures.device)
     depths, masks = depths.to(pictures.device, torch.float64), masks.to(pictures.device)
-    points = _unproject(depths, cameras)
+    points = unproject(depths, cameras)
     colours = pictures.permute(0, 2, 3, 1).contiguous()
     edited = [_moved_view(view, colours, depths, masks, points, cameras, transform) for view in range(len(cameras))]
     rgba, holes, moved = (torch.stack(parts) for parts in zip(*edited, strict=True))
@@ -111,7 +111,7 @@ def spread_mask(mask: Tensor, view: int, depths: Tensor, cameras: Cameras, *, to
     masks[view] = mask
     _check_views(depths, masks, cameras)
     seen = depths.double()
-    places, distances = _project(_unproject(seen, cameras), cameras, view)
+    places, distances = project(unproject(seen, cameras), cameras, view)
     index, inside = _pixel(places, cameras)
     expected = seen[view].flatten()[index]
     same = inside & mask.flatten()[index] & ((distances - expected).abs() <= tolerance * expected)
@@ -123,7 +123,7 @@ def _moved_view(
     view: int, colours: Tensor, depths: Tensor, masks: Tensor, points: Tensor, cameras: Cameras, transform: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The picture (H, W, 4), the holes (H, W) and the places of the moved object (H, W) of one view."""
-    places, distances = _project(points @ transform[:3, :3].mT + transform[:3, 3], cameras, view)
+    places, distances = project(points @ transform[:3, :3].mT + transform[:3, 3], cameras, view)
     point, pixel, offset = _splats(places, masks & (distances > 0), cameras)
     distance, foreign = distances.flatten()[point], point // depths[view].numel() != view
     behind = depths[view].masked_fill(masks[view], torch.inf).flatten()[pixel]
@@ -183,10 +183,10 @@ def _seen_empty(
 
     The place that the pixel shows is moved back; if the view looked past it, in all the pixels around, it was empty.
     """
-    rays = _unproject(torch.ones_like(depths[:1]), cameras[view])[0].reshape(-1, 3)
+    rays = unproject(torch.ones_like(depths[:1]), cameras[view])[0].reshape(-1, 3)
     eye = cameras.c2w[view, :3, 3].to(rays)
     shown = eye + (rays[pixel] - eye) * distance[:, None]
-    places, before = _project((shown - transform[:3, 3]) @ transform[:3, :3], cameras, view)
+    places, before = project((shown - transform[:3, 3]) @ transform[:3, :3], cameras, view)
     low, high = (places - 0.5 + _ROUNDING).floor(), (places - 0.5 - _ROUNDING).ceil()
     empty = before > 0
     for x in (low[:, 0], high[:, 0]):
@@ -212,24 +212,6 @@ def _front(point: Tensor, pixel: Tensor, distance: Tensor, offset: Tensor, like:
     shown = least(pixel[best], point[best], torch.iinfo(point.dtype).max)
     found = nearest.isfinite()
     return shown.where(found, 0).reshape(like.shape), found.reshape(like.shape)
-
-
-def _unproject(depths: Tensor, cameras: Cameras) -> Tensor:
-    """Places of pixels in the world, shape (V, H, W, 3), float64."""
-    y = torch.arange(cameras.height, dtype=torch.float64, device=depths.device) + 0.5
-    x = torch.arange(cameras.width, dtype=torch.float64, device=depths.device) + 0.5
-    pixels = torch.stack([*torch.meshgrid(x, y, indexing="xy"), torch.ones(len(y), len(x)).to(y)], -1)
-    to_world = (cameras.c2w[:, :3, :3] @ torch.linalg.inv(cameras.K)).to(depths.device)
-    rays = torch.einsum("vij,hwj->vhwi", to_world, pixels)
-    return rays * depths[..., None] + cameras.c2w[:, None, None, :3, 3].to(depths.device)
-
-
-def _project(points: Tensor, cameras: Cameras, view: int) -> tuple[Tensor, Tensor]:
-    """Places in the picture of `view`, shape (..., 2) as x and y, and distances along its axis, negative behind it."""
-    w2c, K = cameras.w2c[view].to(points), cameras.K[view].to(points)
-    local = points @ w2c[:3, :3].mT + w2c[:3, 3]
-    distance = local[..., 2]
-    return (local @ K.mT)[..., :2] / distance[..., None], distance
 
 
 def _pixel(places: Tensor, cameras: Cameras) -> tuple[Tensor, Tensor]:

@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from couple.scenes.cameras import Cameras, centred
-from couple.scenes.pictures import read_depth, read_picture
+from couple.scenes.pictures import DEPTH_UNIT, read_depth, read_mask, read_picture
 
 
 class Split(NamedTuple):
@@ -36,12 +36,14 @@ class Scene:
         cameras: V cameras, of the pictures as they are shown.
         names: what the scene's file calls each picture.
         depths: the depth files, None where a frame has none; empty if no frame has one.
+        masks: the mask files, as the depths.
+        depth_unit: metres of one unit of the depth files.
         splits: of the frames, by the name of their file: "3" for `train_test_split_3.json`.
         size: (height, width) of the picture files; that of the cameras if left out.
         box: the part of the files that is shown, (left, top, right, bottom) in their pixels; all of it if left out.
 
     Raises:
-        ValueError: the counts of paths, names, depths and cameras differ.
+        ValueError: the counts of paths, names, depths, masks and cameras differ.
 
     Example:
         >>> from couple.scenes import Scene, orbit
@@ -55,17 +57,20 @@ class Scene:
     cameras: Cameras
     names: tuple[str, ...]
     depths: tuple[Path | None, ...] = ()
+    masks: tuple[Path | None, ...] = ()
+    depth_unit: float = DEPTH_UNIT
     splits: Mapping[str, Split] = field(default_factory=dict)
     size: tuple[int, int] = (0, 0)
     box: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
 
     def __post_init__(self):
         """Check the counts and fill in what was left out."""
-        counts = [len(self.paths), len(self.names), len(self.depths) or len(self.cameras), len(self.cameras)]
-        if len(set(counts)) > 1:
+        every = len(self.cameras)
+        counts = {len(self.paths), len(self.names), len(self.depths) or every, len(self.masks) or every, every}
+        if len(counts) > 1:
             raise ValueError(
-                f"{counts[0]} paths, {counts[1]} names, {len(self.depths)} depths and {counts[3]} cameras do not make "
-                "a scene; give one of each for every picture."
+                f"{len(self.paths)} paths, {len(self.names)} names, {len(self.depths)} depths, {len(self.masks)} masks "
+                f"and {every} cameras do not make a scene; give one of each for every picture."
             )
         if self.size == (0, 0):
             object.__setattr__(self, "size", (self.cameras.height, self.cameras.width))
@@ -98,6 +103,7 @@ class Scene:
             cameras=self.cameras[chosen],
             names=tuple(self.names[i] for i in chosen),
             depths=tuple(self.depths[i] for i in chosen) if self.depths else (),
+            masks=tuple(self.masks[i] for i in chosen) if self.masks else (),
             splits={},
         )
 
@@ -140,12 +146,32 @@ class Scene:
         path = self.depths[i] if self.depths else None
         if path is None:
             raise ValueError(f"frame {i} ({self.names[i]}) has no depth; its scene file names no `depth_file_path`.")
-        depth = read_depth(path)
-        self._check_size(path, *depth.shape)
+        return self._shown(path, read_depth(path, self.depth_unit))
+
+    def distances(self) -> Tensor:
+        """Read the depths of all frames: shape (V, H, W), float32, infinite where unknown; raises as `depth` does."""
+        depths = torch.stack([self.depth(i) for i in range(len(self))])
+        return depths.masked_fill(depths == 0, torch.inf)
+
+    def mask(self, i: int) -> Tensor:
+        """Read the mask of frame `i`: where its object is, shape (H, W), bool.
+
+        Raises:
+            FileNotFoundError: the file is gone.
+            ValueError: the frame has no mask, or its file is broken or not of the pictures' size.
+        """
+        path = self.masks[i] if self.masks else None
+        if path is None:
+            raise ValueError(f"frame {i} ({self.names[i]}) has no mask; its scene file names no `mask_path`.")
+        return self._shown(path, read_mask(path))
+
+    def _shown(self, path: Path, pixels: Tensor) -> Tensor:
+        """The values of `pixels`, those of the file `path`, at the pixels shown."""
+        self._check_size(path, *pixels.shape)
         left, top, right, bottom = self.box
         rows = _nearest(top, bottom, self.cameras.height)
         columns = _nearest(left, right, self.cameras.width)
-        return depth[rows][:, columns]
+        return pixels[rows][:, columns]
 
     def resized(self, height: int, width: int) -> Scene:
         """The scene with pictures scaled to `height` x `width` pixels."""

@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from couple.scenes.cameras import GL, Cameras, check_pose
-from couple.scenes.pictures import common_size
+from couple.scenes.pictures import DEPTH_UNIT, common_size
 from couple.scenes.scene import Scene, Split
 from couple.scenes.untrusted import MAX_FRAMES, check_count, inside, matrix, number, read_json, shown
 
@@ -35,7 +35,7 @@ def read_transforms(file: Path) -> Scene:
         raise ValueError(f"{file}: `frames` is {shown(frames)}; expected a list of frames.")
     check_count(len(frames), file)
     _check_applied(data, file)
-    places, names, paths, depths, poses = [], [], [], [], []
+    places, names, paths, depths, masks, poses = [], [], [], [], [], []
     for i, frame in enumerate(frames):
         where = f"frame {i} of {file}"
         if not isinstance(frame, dict):
@@ -45,39 +45,43 @@ def read_transforms(file: Path) -> Scene:
         pose = matrix(frame.get("transform_matrix"), "transform_matrix", where) @ GL
         check_pose(pose, where)
         _check_undistorted(data, frame, where)
-        depth = frame.get("depth_file_path")
         places.append(where)
         names.append(frame["file_path"])
         paths.append(path)
         poses.append(pose)
-        depths.append(None if depth is None else inside(file.parent, depth, "depth_file_path", where))
-    height, width = common_size(
-        [*zip(places, paths, strict=True), *((w, d) for w, d in zip(places, depths, strict=True) if d is not None)]
-    )
+        depths.append(_beside_picture(file.parent, frame, "depth_file_path", where))
+        masks.append(_beside_picture(file.parent, frame, "mask_path", where))
+    files = [(w, path) for w, *of in zip(places, paths, depths, masks, strict=True) for path in of if path is not None]
+    height, width = common_size(files)
     K = [_intrinsics(data, frame, height, width, where) for frame, where in zip(frames, places, strict=True)]
     return Scene(
         paths=tuple(paths),
         cameras=Cameras(torch.stack(poses), torch.stack(K), height, width),
         names=tuple(names),
         depths=tuple(depths) if any(depths) else (),
+        masks=tuple(masks) if any(masks) else (),
+        depth_unit=_depth_unit(data, file),
         splits=_splits(file.parent, len(frames)) if file.name == "transforms.json" else {},
     )
 
 
-def save(folder: str | Path, cameras: Cameras, pictures: Sequence[Image.Image]) -> Path:
+def save(
+    folder: str | Path, cameras: Cameras, pictures: Sequence[Image.Image], *, names: Sequence[str] | None = None
+) -> Path:
     """Write pictures and their cameras as a scene that `load`, nerfstudio and Stable Virtual Camera read.
 
     Args:
         folder: a new or empty folder; it gets `images/0000.png` and so on, and `transforms.json`.
         cameras: V cameras.
         pictures: V pictures of the cameras' size, RGB, RGBA or L.
+        names: V different names of files in place of the numbers, without folder and ending.
 
     Returns:
         The path of `transforms.json`.
 
     Raises:
-        ValueError: counts or sizes differ, a picture is of another mode, a camera has skewed pixels, or the folder
-            holds something; nothing is written then.
+        ValueError: counts or sizes differ, a picture is of another mode, a camera has skewed pixels, names are the
+            same or no names of files, or the folder holds something; nothing is written then.
 
     Example:
         save("edited", scene.cameras, result[views].images)
@@ -95,16 +99,20 @@ def save(folder: str | Path, cameras: Cameras, pictures: Sequence[Image.Image]) 
             raise ValueError(f"picture {i} is of mode {picture.mode}; give picture.convert('RGB').")
     if cameras.K[:, 0, 1].any():
         raise ValueError("transforms.json has no place for the skew of these cameras; set K[:, 0, 1] to 0.")
+    if names is None:
+        names = [f"{i:04d}" for i in range(len(cameras))]
+    if len(set(names)) != len(cameras) or not all(name.strip(".") and Path(name).name == name for name in names):
+        raise ValueError(f"`names` are {list(names)}; give {len(cameras)} different names of files without a folder.")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ValueError(f"{folder} is not an empty folder; name a new one.")
     (folder / "images").mkdir(parents=True)
     frames = []
-    for i, (pose, K, picture) in enumerate(zip(cameras.c2w @ GL, cameras.K, pictures, strict=True)):
-        name = f"images/{i:04d}.png"
-        picture.save(folder / name)
+    for name, pose, K, picture in zip(names, cameras.c2w @ GL, cameras.K, pictures, strict=True):
+        file = f"images/{name}.png"
+        picture.save(folder / file)
         frames.append(
             {
-                "file_path": name,
+                "file_path": file,
                 "fl_x": K[0, 0].item(),
                 "fl_y": K[1, 1].item(),
                 "cx": K[0, 2].item(),
@@ -141,6 +149,20 @@ def _picture_path(folder: Path, frame: dict[str, Any], where: str) -> Path:
         with_ending = inside(folder, f"{text}.png", "file_path", where)
         path = with_ending if _is_file(with_ending) else path
     return path
+
+
+def _beside_picture(folder: Path, frame: dict[str, Any], key: str, where: str) -> Path | None:
+    text = frame.get(key)
+    return None if text is None else inside(folder, text, key, where)
+
+
+def _depth_unit(data: dict[str, Any], file: Path) -> float:
+    if (value := data.get("depth_unit_scale_factor")) is None:
+        return DEPTH_UNIT
+    unit = number(value, "depth_unit_scale_factor", str(file))
+    if unit <= 0:
+        raise ValueError(f"{file}: `depth_unit_scale_factor` is {unit:g}; expected metres of one unit, more than 0.")
+    return unit
 
 
 def _is_file(path: Path) -> bool:

@@ -2,8 +2,8 @@
 
 Every supported scheduler is put in one convention, x = alpha x0 + sigma eps. `levels` says where a step starts and
 lands, `predict_x0` what the network's output says the clean sample is, `from_x0` is its inverse, `check` refuses what
-does not fit, and `carrying_class` with `carry` keep a pull alive in solvers whose corrector would undo it. This
-package does not import diffusers.
+does not fit, `carrying_class` with `carry` keep a pull alive in solvers whose corrector would undo it, and `repeat`
+lets a network be evaluated several times at each level. This package does not import diffusers.
 """
 
 from typing import Any
@@ -14,8 +14,20 @@ from couple.schedulers.convention import Levels, output_of, x0_of
 from couple.schedulers.corrector import carry, carrying_class
 from couple.schedulers.listing import table
 from couple.schedulers.refusals import check, support
+from couple.schedulers.repeating import behind, check_repeatable, repeat
 
-__all__ = ["Levels", "carry", "carrying_class", "check", "from_x0", "levels", "predict_x0", "table"]
+__all__ = [
+    "Levels",
+    "carry",
+    "carrying_class",
+    "check",
+    "check_repeatable",
+    "from_x0",
+    "levels",
+    "predict_x0",
+    "repeat",
+    "table",
+]
 
 
 def levels(scheduler: Any, timestep: float | Tensor, **options: Any) -> Levels:
@@ -34,6 +46,7 @@ def levels(scheduler: Any, timestep: float | Tensor, **options: Any) -> Levels:
         NotImplementedError: the scheduler's class is refused or unknown.
         ValueError: it has no schedule yet.
     """
+    scheduler = behind(scheduler)
     return support(scheduler).levels(scheduler, timestep, options)
 
 
@@ -55,6 +68,7 @@ def predict_x0(
     Returns:
         x0, of the sample's shape, float32, or float64 if the sample or the output is.
     """
+    scheduler = behind(scheduler)
     kind = support(scheduler)
     if levels is None:
         levels = kind.levels(scheduler, timestep, {})
@@ -83,6 +97,7 @@ def from_x0(
     Returns:
         An output for `step`, float32, or float64 if x0 or the sample is.
     """
+    scheduler = behind(scheduler)
     kind = support(scheduler)
     if levels is None:
         levels = kind.levels(scheduler, timestep, {})

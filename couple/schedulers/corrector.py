@@ -44,9 +44,14 @@ def carrying_class(cls: type) -> type:
 def carry(scheduler: Any, pull: Tensor) -> None:
     """Record the pull that was just added to the state `scheduler.step` returned; only a carrying class needs it.
 
+    What is recorded between two steps adds up.
+
     Args:
         scheduler: instance of a `carrying_class`; any other scheduler is left alone.
         pull: the displacement, of the state's shape.
     """
     if hasattr(scheduler, "_carried"):
+        start, before = scheduler._carried
+        if before is not None and start is scheduler.last_sample:
+            pull = before + pull
         scheduler._carried = (scheduler.last_sample, pull)

@@ -28,6 +28,18 @@ def test_a_long_label_does_not_widen_the_sheet():
         assert contact_sheet([Row("one", "", [RED])], [label]).width == short.width
 
 
+def test_a_long_note_is_broken_into_lines():
+    short, long = (contact_sheet([Row("one", "word " * count, [RED])], ["a"]) for count in (6, 12))
+    assert long.size == short.size
+    assert long.getcolors(1 << 24) != short.getcolors(1 << 24)
+
+
+def test_a_group_of_rows_is_set_apart():
+    plain = contact_sheet([Row("one", "", [RED]), Row("two", "", [BLUE])], ["a"])
+    apart = contact_sheet([Row("one", "", [RED], apart=True), Row("two", "", [BLUE], apart=True)], ["a"])
+    assert apart.height > plain.height and apart.getpixel((apart.width // 2, 80)) == (255, 0, 0)
+
+
 def test_rows_and_labels_must_agree_in_number():
     with pytest.raises(ValueError, match="row 'one' has 1 pictures for 2 labels"):
         contact_sheet([Row("one", "", [RED])], ["a", "b"])

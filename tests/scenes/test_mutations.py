@@ -56,7 +56,8 @@ def fuzzed(tmp_path_factory):
     data = samples.nerfstudio(folder)
     data["frames"] = data["frames"][:2]
     data["frames"][0] |= {"depth_file_path": "images/3.png", "k2": 0.0, "distortion_params": [0.0], "fl_x": 3.0}
-    data |= {"camera_angle_x": 1.0, "camera_angle_y": 1.0, "is_fisheye": False}
+    data["frames"][1] |= {"mask_path": "images/2.png"}
+    data |= {"camera_angle_x": 1.0, "camera_angle_y": 1.0, "is_fisheye": False, "depth_unit_scale_factor": 0.001}
     samples.write(folder, data)
     assert loads_or_is_refused(folder)
     return folder, data

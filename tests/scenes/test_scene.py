@@ -82,7 +82,7 @@ def test_crop_outside_is_refused(dotted):
 
 
 def test_a_scene_needs_one_of_each():
-    with pytest.raises(ValueError, match="1 paths, 2 names, 0 depths and 1 cameras"):
+    with pytest.raises(ValueError, match="1 paths, 2 names, 0 depths, 0 masks and 1 cameras"):
         Scene((Path("a.png"),), orbit(1, radius=1.0, elevation=0.0, height=8, width=8), ("a", "b"))
 
 
@@ -133,6 +133,16 @@ def test_saved_scenes_load_again(tmp_path):
     scene = load(tmp_path / "new/scene")
     assert torch.equal(scene.cameras.c2w, cameras.c2w) and torch.equal(scene.cameras.K, cameras.K)
     assert [np.array_equal(*pair) for pair in zip(scene.pictures(), pictures, strict=True)] == [True] * 3
+
+
+def test_saved_pictures_keep_their_names(tmp_path):
+    cameras = orbit(2, radius=2.0, elevation=0.3, height=8, width=8)
+    save(tmp_path / "scene", cameras, [Image.new("RGB", (8, 8))] * 2, names=["left", "right"])
+    assert load(tmp_path / "scene").names == ("images/left.png", "images/right.png")
+    for names in (["a", "a"], ["a"], ["a", "b/c"], ["a", ".."], ["a", ""]):
+        with pytest.raises(ValueError, match="give 2 different names of files"):
+            save(tmp_path / "other", cameras, [Image.new("RGB", (8, 8))] * 2, names=names)
+    assert not (tmp_path / "other").exists()
 
 
 @pytest.mark.parametrize(

@@ -37,12 +37,19 @@ class Conditioning:
         """Choose frames, in the order of the indices `slots`; a frame may be repeated."""
         return Conditioning(self.context[slots], self.clean[slots], self.inputs[slots], self.rays[slots])
 
+    def withheld(self) -> Conditioning:
+        """What the unconditional branch knows: no token, no known frame and no mask, but the rays."""
+        return Conditioning(
+            torch.zeros_like(self.context), torch.zeros_like(self.clean), torch.zeros_like(self.inputs), self.rays
+        )
+
 
 def denoise(network: SevaModel, x: Tensor, sigma: float, conditioning: Conditioning, scales: Tensor) -> Tensor:
     """Predict the clean latents of the frames of a window, guidance applied.
 
     Args:
-        network: called once, with the unconditional frames before the conditional ones.
+        network: called once, with the unconditional frames before the conditional ones; with the conditional ones
+            alone where all scales are 1.
         x: x0 + sigma eps, shape (T, 4, h, w), float32.
         sigma: its noise level; all frames share it. The network is told the nearest level that it knows, while the
             state is taken at `sigma` itself (the official code moves both to the nearest).
@@ -52,24 +59,26 @@ def denoise(network: SevaModel, x: Tensor, sigma: float, conditioning: Condition
     Returns:
         Clean latents, of the shape and type of `x`.
     """
-    uncond, cond = branches(network, x, sigma, conditioning).chunk(2)
+    if bool((scales == 1).all()):
+        return predict_x0(network, x, sigma, conditioning)
+    uncond, cond = predict_x0(network, x, sigma, conditioning.withheld(), conditioning).chunk(2)
     return guided(uncond, cond, scales)
 
 
-def branches(network: SevaModel, x: Tensor, sigma: float, conditioning: Conditioning) -> Tensor:
-    """Clean predictions without and with the input frames, one after the other, shape (2T, 4, h, w).
-
-    The unconditional branch has no token, no known frame and no mask, but it keeps the rays.
-    """
-    rays, inputs = conditioning.rays, conditioning.inputs.view(-1, 1, 1, 1)
-    mask = inputs.to(x).expand(-1, 1, *x.shape[2:])
-    states = torch.cat([x, torch.where(inputs, conditioning.clean, x)])
-    masks = torch.cat([torch.zeros_like(mask), mask])
-    dense = torch.cat([rays, rays])
-    token = torch.cat([torch.zeros_like(conditioning.context), conditioning.context])
+def predict_x0(network: SevaModel, x: Tensor, sigma: float, *branches: Conditioning) -> Tensor:
+    """Clean predictions under each of some conditionings, one after the other, shape (branches * T, 4, h, w)."""
+    rays, context, clean = (torch.cat([getattr(b, n) for b in branches]) for n in ("rays", "context", "clean"))
+    inputs = torch.cat([branch.inputs for branch in branches]).view(-1, 1, 1, 1)
+    states = torch.where(inputs, clean, torch.cat([x] * len(branches)))
+    alpha = 1 / math.sqrt(sigma * sigma + 1)
+    scaled = states * alpha
+    seen = torch.where(inputs, clean, scaled) if network.config["clean_inputs"] else scaled
 
     dtype = network.dtype
-    scaled = torch.cat([states / math.sqrt(sigma * sigma + 1), masks, dense], dim=1)
+    mask = inputs.to(x).expand(-1, 1, *x.shape[2:])
     index = torch.full((len(states),), nearest_index(sigma), device=x.device)
-    noise = network(scaled.to(dtype), index, token.to(dtype), dense.to(dtype))
-    return states - sigma * noise.to(x.dtype)
+    told = torch.cat([seen, mask, rays], dim=1).to(dtype)
+    output = network(told, index, context.to(dtype), rays.to(dtype)).to(x.dtype)
+    if network.config["prediction_type"] == "v_prediction":
+        return alpha * scaled - sigma * alpha * output
+    return states - sigma * output

@@ -1,8 +1,9 @@
 """The network of Stable Virtual Camera (SEVA; Zhou et al., arXiv 2503.14489).
 
 A UNet of the shape of Stable Diffusion 2.1 whose rows are the frames of one clip: every frame's camera enters as a
-map of rays, and attention runs across frames. It predicts epsilon. Written from the published description of
-Stability-AI/stable-virtual-camera@fe19948 and checked against golden values of that code; it has the checkpoint's keys.
+map of rays, and attention runs across frames. The published one predicts epsilon. Written from the published
+description of Stability-AI/stable-virtual-camera@fe19948 and checked against golden values of that code; it has the
+checkpoint's keys.
 """
 
 from __future__ import annotations
@@ -15,12 +16,6 @@ from torch import Tensor, nn
 
 from couple.backends.ldm import Downsample, Upsample
 from couple.backends.seva.layers import GroupNorm, MultiviewTransformer, ResBlock
-
-#: Width of each level, in units of `model_channels`. All levels but the last have attention.
-WIDTHS = (1, 2, 4, 4)
-BLOCKS_PER_LEVEL = 2
-#: How often the height and width of the latents are halved.
-DOWNSCALE = 2 ** (len(WIDTHS) - 1)
 
 
 class Stage(nn.ModuleList):
@@ -51,6 +46,11 @@ class SevaModel(ModelMixin, ConfigMixin):
         in_channels: latent, mask and rays: 4 + 1 + 6.
         out_channels: of the predicted noise.
         dense_channels: of the ray map that steers the residual blocks.
+        channel_mult: width of each level in units of `model_channels`. All levels but the last have attention.
+        num_res_blocks: of a level, on the way down; one more on the way up.
+        prediction_type: "epsilon", or "v_prediction" (alpha eps - sigma x0 with alpha^2 + sigma^2 = 1).
+        clean_inputs: whether the known latents of input frames enter at their own scale; as published they are
+            scaled down with the noisy ones, where a small network loses sight of them.
     """
 
     _no_split_modules = ["ResBlock", "MultiviewTransformer"]
@@ -66,8 +66,14 @@ class SevaModel(ModelMixin, ConfigMixin):
         in_channels: int = 11,
         out_channels: int = 4,
         dense_channels: int = 6,
+        channel_mult: tuple[int, ...] = (1, 2, 4, 4),
+        num_res_blocks: int = 2,
+        prediction_type: str = "epsilon",
+        clean_inputs: bool = False,
     ):
         super().__init__()
+        if prediction_type not in ("epsilon", "v_prediction"):
+            raise ValueError(f"prediction_type={prediction_type!r} is unknown; use 'epsilon' or 'v_prediction'.")
         emb_channels = 4 * model_channels
         self.time_embed = nn.Sequential(
             nn.Linear(model_channels, emb_channels), nn.SiLU(), nn.Linear(emb_channels, emb_channels)
@@ -79,12 +85,12 @@ class SevaModel(ModelMixin, ConfigMixin):
         def views(channels: int, joint: bool) -> MultiviewTransformer:
             return MultiviewTransformer(channels, num_head_channels, context_dim, joint)
 
-        widths = [model_channels * width for width in WIDTHS]
+        widths = [model_channels * width for width in channel_mult]
         last = len(widths) - 1
         self.input_blocks = nn.ModuleList([Stage([nn.Conv2d(in_channels, model_channels, 3, padding=1)])])
         skips, channels = [model_channels], model_channels
         for level, width in enumerate(widths):
-            for _ in range(BLOCKS_PER_LEVEL):
+            for _ in range(num_res_blocks):
                 attention = [views(width, joint=False)] if level < last else []
                 self.input_blocks.append(Stage([res(channels, width), *attention]))
                 channels = width
@@ -97,20 +103,26 @@ class SevaModel(ModelMixin, ConfigMixin):
 
         self.output_blocks = nn.ModuleList()
         for level, width in reversed(list(enumerate(widths))):
-            for block in range(BLOCKS_PER_LEVEL + 1):
+            for block in range(num_res_blocks + 1):
                 # On the way up the frames attend to each other everywhere but at full resolution.
                 attention = [views(width, joint=level > 0)] if level < last else []
-                up = [Upsample(width)] if level > 0 and block == BLOCKS_PER_LEVEL else []
+                up = [Upsample(width)] if level > 0 and block == num_res_blocks else []
                 self.output_blocks.append(Stage([res(channels + skips.pop(), width), *attention, *up]))
                 channels = width
 
         self.out = nn.Sequential(GroupNorm(channels), nn.SiLU(), nn.Conv2d(channels, out_channels, 3, padding=1))
 
+    @property
+    def downscale(self) -> int:
+        """How much smaller the height and width of the latents are at the last level."""
+        return 2 ** (len(self.config["channel_mult"]) - 1)
+
     def forward(self, x: Tensor, t: Tensor, y: Tensor, dense: Tensor, num_frames: int | None = None) -> Tensor:
-        """Predict the noise in B clips of T frames.
+        """Predict the noise, or what `prediction_type` says, in B clips of T frames.
 
         Args:
-            x: shape (B * T, in_channels, h, w), frames of one clip next to each other; h and w multiples of 8.
+            x: shape (B * T, in_channels, h, w), frames of one clip next to each other; h and w
+                multiples of `downscale` (8).
             t: shape (B * T,), indices into the ascending table of 1000 noise levels (`schedule.SIGMAS`).
             y: shape (B * T, 1, context_dim), the image token of each frame.
             dense: shape (B * T, dense_channels, H, W), rays; resized to each level.

@@ -29,7 +29,7 @@ from couple.backends.seva import images as pictures
 from couple.backends.seva.cameras import normalised, pluecker
 from couple.backends.seva.denoiser import Conditioning, denoise
 from couple.backends.seva.guidance import multiview_scales, temporal_scales
-from couple.backends.seva.model import DOWNSCALE, SevaModel
+from couple.backends.seva.model import SevaModel
 from couple.backends.seva.schedule import shared_scheduler
 from couple.backends.seva.windows import averaged, windows
 from couple.scenes.cameras import Cameras
@@ -192,7 +192,7 @@ class SevaPipeline(DiffusionPipeline):
         num_frames, factor = self.unet.config["num_frames"], self.vae_scale_factor
         shape = (num_views, self.unet.config["out_channels"], height // factor, width // factor)
         checks.pictures(images, cameras)
-        checks.size(height, width, DOWNSCALE * factor)
+        checks.size(height, width, self.unet.downscale * factor)
         checks.views(num_inputs, num_views, num_frames)
         checks.options(guidance, output_type, camera_scale)
         checks.latents(latents, shape)

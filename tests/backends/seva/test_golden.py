@@ -7,7 +7,7 @@ import torch
 from diffusers import EulerDiscreteScheduler
 
 from couple.backends.seva.cameras import normalised, pluecker
-from couple.backends.seva.denoiser import Conditioning, branches, denoise
+from couple.backends.seva.denoiser import Conditioning, denoise, predict_x0
 from couple.backends.seva.guidance import guided, multiview_scales, temporal_scales
 from couple.backends.seva.model import SevaModel
 from couple.backends.seva.schedule import SIGMAS, native_scheduler, nearest_index
@@ -82,7 +82,8 @@ def test_guider(name, rule):
 def test_denoiser_call(network):
     # The official denoiser moves the level itself to the nearest of its table, here only the index is.
     z, sigma = GOLDEN["denoiser.z"], SIGMAS[nearest_index(float(GOLDEN["denoiser.sigma"][0]))]
-    both = branches(network, z, sigma, conditioning())
+    known = conditioning()
+    both = predict_x0(network, z, sigma, known.withheld(), known)
     assert relative_error(both, GOLDEN["denoiser.denoised_uc_then_c"]) < 1e-5
     scales = multiview_scales(*guiders())
     assert relative_error(denoise(network, z, sigma, conditioning(), scales), GOLDEN["denoiser.guided"]) < 1e-5

@@ -1,9 +1,13 @@
-"""What happens when calls meet at a step: the coupling itself."""
+"""The coupling itself: states of their own, pulled along the gradient of the edges' energies."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from couple import coupling
 from couple.engine import Meeting
+from couple.graph import Edge
+from couple.trajectory import Trajectory
 
 
 class Coupled:
@@ -12,6 +16,11 @@ class Coupled:
     Everyone's prediction is made before any state moves (a Jacobi update); then each takes its stock step and is
     pulled by `-sigma' grad_x0 sum_e weight_e E_e`, where sigma' is the noise level landed on.
     """
+
+    evaluations = 1
+
+    def begin(self, trajectories: Sequence[Trajectory], edges: Sequence[Edge]) -> None:
+        """Any graph will do, and nothing is remembered."""
 
     def meet(self, meeting: Meeting) -> None:
         """Take the steps that are due, and pull."""

@@ -1,0 +1,156 @@
+"""What the commands are called with: the options they share, and what can be said about them before torch is imported.
+
+A command spells its own defaults; the meaning of an option, its help and its check are here, once.
+"""
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from typer.exceptions import TyperException
+
+LAWS = ("constant", "rate", "relax", "implicit")
+GRAPHS = ("pair", "chain", "complete", "star")
+DTYPES = ("float32", "bfloat16", "float16")
+
+Prompts = Annotated[list[str] | None, typer.Argument(metavar="PROMPT PROMPT", show_default=False)]
+Model = Annotated[str | None, typer.Option(help="Folder or hub id of a pipeline.", show_default="the bundled one")]
+Weight = Annotated[float, typer.Option(help="Strength of the coupling; 0 is none.")]
+LawName = Annotated[str, typer.Option(metavar="|".join(LAWS), help="How the strength is spent over the steps.")]
+Until = Annotated[
+    float, typer.Option(help="Couple only for this share of the run, while places are decided; 1 is all of it.")
+]
+Graph = Annotated[
+    str | None,
+    typer.Option(
+        metavar="|".join(GRAPHS),
+        help="Who pulls on whom; a star's centre is the first prompt. Degrees are divided out, so that one weight "
+        "suits all graphs.",
+        show_default="pair; complete for more than two prompts",
+    ),
+]
+Steps = Annotated[int | None, typer.Option(help="Denoising steps.", show_default="the model's")]
+Guidance = Annotated[float | None, typer.Option(help="Guidance scale.", show_default="the model's")]
+Size = Annotated[str | None, typer.Option(metavar="N|WxH", help="Pixels.", show_default="the model's")]
+Seed = Annotated[int, typer.Option(help="Prompt number i, from 0, starts from the noise of seed + i.")]
+MaxBatch = Annotated[int | None, typer.Option(help="Most samples in one forward pass.", show_default="all")]
+Dtype = Annotated[
+    str | None,
+    typer.Option(metavar="|".join(DTYPES), show_default="float32 on a CPU or when bundled, else bfloat16"),
+]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps.", show_default="a GPU if there is one")]
+Out = Annotated[Path | None, typer.Option(help="Folder for the results.", show_default="a new one in out/")]
+
+
+class Misuse(TyperException):
+    """The command line is at fault, and this is what to write instead."""
+
+    exit_code = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What every run is asked. None stands for the model's own default.
+
+    Attributes:
+        weight: Not negative, finite.
+        law: One of `LAWS`.
+        until: The share of the run after which the pull lets go, in (0, 1].
+        steps: At least 1.
+        guidance: Finite.
+        seed: Not negative.
+        max_batch: At least 1; None merges all forwards.
+        dtype: One of `DTYPES`.
+        device: As torch spells it.
+        out: The folder to leave behind.
+    """
+
+    weight: float
+    law: str
+    until: float
+    steps: int | None
+    guidance: float | None
+    seed: int
+    max_batch: int | None
+    dtype: str | None
+    device: str | None
+    out: Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request(Options):
+    """What a run of one model under several prompts is asked; prompt number i starts from the noise of seed + i.
+
+    Attributes:
+        prompts: At least two.
+        model: Folder or hub id, None for the bundled model.
+        graph: One of `GRAPHS`.
+        size: (width, height) in pixels.
+    """
+
+    prompts: tuple[str, ...]
+    model: str | None
+    graph: str
+    size: tuple[int, int] | None
+
+
+def check_options(options: Options) -> None:
+    """Raise `Misuse` unless every option is what `Options` says of it."""
+    check_choice("law", options.law, LAWS)
+    check_choice("dtype", options.dtype, DTYPES)
+    if not (math.isfinite(options.weight) and options.weight >= 0):
+        raise Misuse(f"--weight {options.weight:g} must be a finite number, 0 or more; try --weight 1.")
+    if not 0 < options.until <= 1:
+        raise Misuse(f"--until {options.until:g} must be more than 0 and at most 1; try --until 0.2.")
+    if options.guidance is not None and not math.isfinite(options.guidance):
+        raise Misuse(f"--guidance {options.guidance:g} must be a finite number; try --guidance 3.")
+    check_least("steps", options.steps, 1)
+    check_least("max-batch", options.max_batch, 1)
+    check_least("seed", options.seed, 0)
+
+
+def check_request(request: Request, example: str) -> None:
+    """Raise `Misuse` unless the request is what `Request` says of it; `example` is a command line that works."""
+    count = len(request.prompts)
+    if count < 2:
+        raise Misuse(f"coupling takes at least two prompts, got {count}; try: {example}.")
+    if request.graph == "pair" and count != 2:
+        raise Misuse(f"--graph pair takes two prompts, got {count}; try --graph complete, chain or star.")
+    check_choice("graph", request.graph, GRAPHS)
+    check_options(request)
+    if request.seed + count > 2**63:
+        raise Misuse(f"--seed {request.seed} is too large; seeds end at 2**63.")
+
+
+def check_choice(option: str, value: str | None, allowed: Sequence[str]) -> None:
+    """Raise `Misuse` unless the value of --option is allowed or not given."""
+    if value is not None and value not in allowed:
+        raise Misuse(f"--{option} {value} is unknown; choose from {', '.join(allowed)}.")
+
+
+def check_least(option: str, value: int | None, least: int) -> None:
+    """Raise `Misuse` unless the value of --option is at least `least` or not given."""
+    if value is not None and value < least:
+        raise Misuse(f"--{option} {value} must be {least} or more; try --{option} {max(least, 1)}.")
+
+
+def parse_size(text: str | None) -> tuple[int, int] | None:
+    """(width, height) of "64" or "96x64", None of None; raises `Misuse` for anything else."""
+    if text is None:
+        return None
+    match = re.fullmatch(r"(\d+)(?:[xX](\d+))?", text)
+    if match is None:
+        raise Misuse(f"--size {text} is no size; write pixels as 64, or width x height as 96x64.")
+    width, height = int(match[1]), int(match[2] or match[1])
+    if not (width and height):
+        raise Misuse(f"--size {text} is empty; width and height must be 1 or more, e.g. --size 64.")
+    return width, height
+
+
+def default_graph(prompts: Sequence[str]) -> str:
+    """The graph of a command line that names none."""
+    return "complete" if len(prompts) > 2 else "pair"
