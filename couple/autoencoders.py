@@ -69,7 +69,7 @@ def decode(vae: Any, state: Tensor) -> Tensor:
         Shape (B, 3, height, width), about [-1, 1], in the dtype and on the device the autoencoder works in.
     """
     scale, shift = (_spread(values, state) for values in scale_and_shift(vae))
-    with _wide_enough(vae):
+    with wide_enough(vae):
         latents = (state / scale + shift).to(_device(vae), vae.dtype)
         if type(vae).__name__ in ONE_FRAME:
             return vae.decode(latents.unsqueeze(2), return_dict=False)[0].squeeze(2)
@@ -86,7 +86,7 @@ def encode(vae: Any, pictures: Tensor) -> Tensor:
     Returns:
         Shape (B, C, H, W), float32, on the device the autoencoder works on.
     """
-    with _wide_enough(vae):
+    with wide_enough(vae):
         pictures = pictures.to(_device(vae), vae.dtype)
         if type(vae).__name__ in ONE_FRAME:
             latents = _mode(vae.encode(pictures.unsqueeze(2), return_dict=False)[0]).squeeze(2)
@@ -118,7 +118,7 @@ def _device(vae: Any) -> torch.device:
 
 
 @contextmanager
-def _wide_enough(vae: Any) -> Iterator[None]:
+def wide_enough(vae: Any) -> Iterator[None]:
     """Run an autoencoder that overflows in float16 in float32, as the SDXL pipelines do with theirs."""
     upcast = vae.dtype == torch.float16 and bool(vae.config.get("force_upcast"))
     if upcast:

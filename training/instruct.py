@@ -57,5 +57,5 @@ if __name__ == "__main__":
         steps=arguments.steps,
         every=arguments.every,
     )
-    vae = autoencoder(arguments.seed, arguments.decoder_steps, arguments.out.parent / "autoencoder")
+    vae = autoencoder(arguments.seed, arguments.decoder_steps, arguments.out.parent / "decoder.safetensors")
     StableDiffusionInstructPix2PixPipeline(**model.parts(vae)).save_pretrained(arguments.folder)

@@ -4,30 +4,20 @@ A small Stable Diffusion with a ControlNet on Canny edges: it keeps the outlines
 winter scene", "a desert scene" and so on. A style leaves the colour of every object open.
 """
 
-import cv2
 import editors
 import fitting
-import numpy as np
 import torch
 from diffusers import ControlNetModel, StableDiffusionControlNetPipeline
 from scenes import Shard
 from torch import Tensor
 from views import CHANNELS, DECODER_STEPS, autoencoder
 
-from couple.bundled import CANNY_THRESHOLDS, restyle
+from couple.bundled import restyle
 from couple.bundled.blocks import STYLES
+from couple.reproduce.scenes import outlines
 
 STEPS = 2500
 ARTICLES = ("a {} scene", "the {} scene", "{}", "{} scene")
-
-
-def edges(pictures: Tensor) -> Tensor:
-    """Canny edges of pictures (B, 3, H, W) in [0, 1]: 0 or 1, of the same shape."""
-    found = []
-    for picture in (pictures * 255).round().byte().permute(0, 2, 3, 1).numpy():
-        grey = cv2.cvtColor(np.ascontiguousarray(picture), cv2.COLOR_RGB2GRAY)
-        found.append(torch.from_numpy(cv2.Canny(grey, *CANNY_THRESHOLDS)))
-    return (torch.stack(found)[:, None] > 0).float().expand(-1, 3, -1, -1)
 
 
 def draw(shard: Shard, generator: torch.Generator) -> editors.Draw:
@@ -36,7 +26,7 @@ def draw(shard: Shard, generator: torch.Generator) -> editors.Draw:
     articles = torch.randint(len(ARTICLES), (editors.BATCH,), generator=generator).tolist()
     styles = [STYLES[i] for i in shard.style[pictures["scene"]]]
     return editors.Draw(
-        source=edges(pictures["sunny"]),
+        source=outlines(pictures["sunny"]),
         target=pictures["restyled"],
         ghost=pictures["sunny"],
         prompts=[ARTICLES[i].format(style) for i, style in zip(articles, styles, strict=True)],
@@ -75,7 +65,7 @@ if __name__ == "__main__":
         steps=arguments.steps,
         every=arguments.every,
     )
-    vae = autoencoder(arguments.seed, arguments.decoder_steps, arguments.out.parent / "autoencoder")
+    vae = autoencoder(arguments.seed, arguments.decoder_steps, arguments.out.parent / "decoder.safetensors")
     StableDiffusionControlNetPipeline(controlnet=model.controlnet.half(), **model.parts(vae)).save_pretrained(
         arguments.folder
     )

@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from couple.bundled import HOLE_GREY
 from couple.bundled.blocks import STYLES, new_place, random_blocks, random_light, render, ring
 from couple.scenes.cameras import Cameras
 from couple.scenes.edits import move_object
@@ -21,8 +22,6 @@ from couple.scenes.edits import move_object
 SHARD = 100
 SHARDS = 30
 VIEWS = 6
-PATCH_GREY = 0.5
-"""What a coarse picture shows where nothing is known."""
 
 PICTURES = ("sunny", "relit", "restyled", "moved", "coarse")
 
@@ -96,6 +95,6 @@ def _pictures(cameras: list[Cameras], style: Tensor, generator: torch.Generator)
         transform = torch.eye(4)
         transform[:2, 3] = offset[i]
         edit = move_object(sunny.pictures[i], sunny.depth[i], sunny.slot[i] == slot[i], views, transform)
-        coarse.append(edit.rgba[:, :3] + PATCH_GREY * (1 - edit.rgba[:, 3:]))
+        coarse.append(edit.over(HOLE_GREY))
     pictures = (sunny.pictures, relit.pictures, restyled.pictures, moved.pictures, torch.stack(coarse))
     return {name: (part * 255).round().byte() for name, part in zip(PICTURES, pictures, strict=True)}

@@ -13,6 +13,7 @@ import fitting
 import torch
 from autoencoder import Patches, build, train_decoder
 from diffusers import AutoencoderKL
+from safetensors.torch import load_file, save_file
 from scenes import PICTURES, SHARD, VIEWS, Shard, drawn
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -162,19 +163,20 @@ def train(out: Path, seed: int, steps: int, every: int) -> Model:
     return fitting.fit(model, loss_at, out, steps=steps, every=every, blocks="_blocks.0.", decay=DECAY, ema=EMA)
 
 
-def autoencoder(seed: int, decoder_steps: int, folder: Path) -> AutoencoderKL:
-    """The autoencoder of all three editing models, read from `folder`, or trained and put there.
+def autoencoder(seed: int, decoder_steps: int, decoder: Path) -> AutoencoderKL:
+    """The autoencoder of all three editing models; its decoder is read from a file, or trained and put there.
 
-    Its decoder is in half precision; its encoder is not, because it subtracts large constants.
+    It is in half precision but for the encoder's last convolution, which is no sum of whole numbers as the others are.
     """
-    if not folder.exists():
-        vae = build(LATENTS, SIZE)
+    vae = build(LATENTS, SIZE)
+    if not decoder.exists():
         print(f"decoder: {train_decoder(vae, LATENTS, seed, decoder_steps):.1f} dB on renders")
-        vae.eval().decoder.half()
-        vae.save_pretrained(folder)
-    vae = AutoencoderKL.from_pretrained(folder)
-    vae.decoder.half()
-    return vae
+        save_file(vae.decoder.half().state_dict(), decoder)
+    vae.decoder.half().load_state_dict(load_file(decoder))
+    encoder = vae.encoder
+    for part in (encoder.conv_in, encoder.down_blocks, encoder.mid_block, encoder.conv_norm_out):
+        part.half()
+    return vae.eval()
 
 
 def bundle(model: Model, vae: AutoencoderKL, folder: Path) -> None:
@@ -188,5 +190,5 @@ if __name__ == "__main__":
     )
     arguments.out.mkdir(parents=True, exist_ok=True)
     trained = train(arguments.out, arguments.seed, arguments.steps, arguments.every)
-    vae = autoencoder(arguments.seed, arguments.decoder_steps, arguments.out.parent / "autoencoder")
+    vae = autoencoder(arguments.seed, arguments.decoder_steps, arguments.out.parent / "decoder.safetensors")
     bundle(trained, vae, arguments.folder)

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from couple.backends.magic_fixup.pictures import fill_holes
 from couple.backends.neural_gaffer import read_environment_map
-from couple.bundled import CANNY_THRESHOLDS
+from couple.bundled import CANNY_THRESHOLDS, HOLE_GREY
 from couple.scenes import Scene
 from couple.scenes.edits import CoarseEdit
 from couple.scenes.pictures import SUFFIXES, read_picture, to_pictures
@@ -26,7 +26,6 @@ from couple.scenes.pictures import SUFFIXES, read_picture, to_pictures
 SIDES = {"neural-gaffer": 256, "magic-fixup": 512}
 #: Canny's thresholds with which ControlNets were trained.
 _CANNY = (100, 200)
-_GREY = 0.5
 #: Exponent that turns 8-bit display values into linear radiance.
 _GAMMA = 2.2
 
@@ -138,8 +137,7 @@ def _seen(scene: Scene, coarse: CoarseEdit | None, bundled: bool) -> list[Image.
     if coarse is None:
         return scene.pictures()
     if bundled:
-        # Colour is 0 in holes.
-        return to_pictures(coarse.rgba[:, :3] + _GREY * coarse.holes[:, None])
+        return to_pictures(coarse.over(HOLE_GREY))
     return to_pictures(fill_holes(coarse.rgba))
 
 

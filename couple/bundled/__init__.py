@@ -32,6 +32,9 @@ INSTRUCTIONS = ("change the light", "blend the moved object")
 CANNY_THRESHOLDS = (40, 100)
 """Thresholds of the Canny edges the bundled restyling editor was trained on, in 8-bit grey levels."""
 
+HOLE_GREY = 0.5
+"""Grey, in [0, 1], of the holes of a coarse edit, as the bundled editor by instruction was trained on them."""
+
 TEXT_TO_IMAGE_DEFAULTS: Mapping[str, Any] = MappingProxyType(
     {
         "height": 64,

@@ -72,7 +72,7 @@ def run(request: EditRequest) -> None:
 
         ways = {"input": Way(made.pictures(), made.cameras)}
         if coarse is not None:
-            ways["coarse"] = Way(_on_white(coarse), seen.cameras)
+            ways["coarse"] = Way(to_pictures(coarse.over(1.0)), seen.cameras)
         ways["per-image"] = Way(sampled.per_image, seen.cameras)
         ways["image-to-multi-view"] = Way(sampled.image_to_multi_view, made.cameras)
         ways["coupled"] = Way(sampled.coupled, made.cameras)
@@ -228,11 +228,6 @@ def _noise(seed: int) -> torch.Generator:
 
 def _size(cameras: Cameras) -> tuple[int, int]:
     return cameras.height, cameras.width
-
-
-def _on_white(coarse: CoarseEdit) -> list[Image.Image]:
-    """The coarse edit, its holes white."""
-    return to_pictures(coarse.rgba[:, :3] + coarse.holes[:, None].to(coarse.rgba))
 
 
 def _reprojection_errors(scene: Scene, ways: Mapping[str, Way]) -> dict[str, float | None]:

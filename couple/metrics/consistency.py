@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from couple.metrics.pointmaps import PointMaps, check_depths
+from couple.metrics.ranges import check_range
 from couple.metrics.splatting import splat
 from couple.scenes.cameras import Cameras, project, unproject
 
@@ -168,8 +169,4 @@ def _check_pictures(pictures: Tensor, views: Sequence[int]) -> None:
             f"`pictures` has shape {tuple(pictures.shape)} and type {pictures.dtype}; expected {expected}, floating, "
             "in [0, 1]."
         )
-    if not ((pictures >= 0) & (pictures <= 1)).all():
-        raise ValueError(
-            f"`pictures` has values from {pictures.min():.4g} to {pictures.max():.4g}; expected [0, 1], "
-            "e.g. pictures / 255."
-        )
+    check_range("pictures", pictures)

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from couple.backends.checkpoint import read_checkpoint
 from couple.metrics.pretrained import from_hub, from_url
+from couple.metrics.ranges import check_range
 
 
 def psnr(pictures: Tensor, references: Tensor) -> Tensor:
@@ -157,8 +158,4 @@ def _check(name: str, pictures: Tensor) -> None:
             f"`{name}` has shape {tuple(pictures.shape)} and type {pictures.dtype}; expected (N, 3, H, W), floating: "
             'what a pipeline returns with output_type="pt".'
         )
-    if not ((pictures >= 0) & (pictures <= 1)).all():
-        raise ValueError(
-            f"`{name}` has values from {pictures.min():.4g} to {pictures.max():.4g}; expected [0, 1], "
-            f"e.g. {name} / 255."
-        )
+    check_range(name, pictures)

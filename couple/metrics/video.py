@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from couple.metrics.ranges import check_range
+
 
 def temporal_flicker(videos: Tensor) -> Tensor:
     """Steadiness of pixels from frame to frame, in [0, 1], higher is better and 1 is a still: shape (B,).
@@ -57,7 +59,4 @@ def _check(videos: Tensor) -> None:
             f"`videos` has shape {tuple(videos.shape)} and type {videos.dtype}; expected (B, F, 3, H, W), floating, "
             'of 2 frames or more: what a pipeline returns with output_type="pt".'
         )
-    if not ((videos >= 0) & (videos <= 1)).all():
-        raise ValueError(
-            f"`videos` has values from {videos.min():.4g} to {videos.max():.4g}; expected [0, 1], e.g. videos / 255."
-        )
+    check_range("videos", videos)

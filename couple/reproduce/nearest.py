@@ -9,6 +9,7 @@ is. What is returned is always an exact render, clipping included.
 
 from __future__ import annotations
 
+import colorsys
 import itertools
 import math
 from dataclasses import replace
@@ -190,17 +191,7 @@ def into(colour: Tensor, ranges: Tensor) -> Tensor:
 
 def hsv(colour: Tensor) -> tuple[float, float, float]:
     """Hue in turns, saturation and value of an RGB colour, shape (3,)."""
-    red, green, blue = colour.tolist()
-    value, spread = max(red, green, blue), max(red, green, blue) - min(red, green, blue)
-    if spread == 0:
-        return 0.0, 0.0, value
-    if value == red:
-        hue = (green - blue) / spread
-    elif value == green:
-        hue = 2 + (blue - red) / spread
-    else:
-        hue = 4 + (red - green) / spread
-    return hue / 6 % 1, spread / value, value
+    return colorsys.rgb_to_hsv(*colour.tolist())
 
 
 def _direction(place: tuple[float, float]) -> Tensor:

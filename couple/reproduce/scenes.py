@@ -14,11 +14,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from couple.bundled import CANNY_THRESHOLDS, INSTRUCTIONS
+from couple.backends.editor_calls import edges
+from couple.bundled import CANNY_THRESHOLDS, HOLE_GREY, INSTRUCTIONS
 from couple.bundled.blocks import STYLES, Blocks, Light, new_place, random_blocks, random_light, render, ring
 from couple.reproduce.nearest import APART, Paints, Suns
 from couple.scenes.cameras import Cameras
 from couple.scenes.edits import move_object
+from couple.scenes.pictures import to_pictures, to_tensor
 
 TASKS = ("relight", "restyle", "move")
 VIEWS = 6
@@ -27,7 +29,6 @@ TEST, HELD_OUT, ANALYSED = 10_000_000, 30_000_000, 40_000_000
 
 _BETWEEN = math.radians(12)
 _ELEVATION = math.radians(28)
-_GREY = 0.5
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,20 +93,15 @@ def _move(scene: Blocks, light: Light, cameras: Cameras, generator: torch.Genera
     pictures, truth = _rounded(before.pictures[0]), _rounded(after.pictures[0])
     transform = torch.eye(4)
     transform[:2, 3] = offset[0]
-    coarse = move_object(pictures, before.depth[0], before.slot[0] == slot, cameras, transform).rgba
-    seen = _rounded(coarse[:, :3] + _GREY * (1 - coarse[:, 3:]))
+    coarse = move_object(pictures, before.depth[0], before.slot[0] == slot, cameras, transform)
+    seen = _rounded(coarse.over(HOLE_GREY))
     shown = {"prompt": [INSTRUCTIONS[1]] * VIEWS, "image": seen}
     return Case("instruct", shown, pictures, cameras, after.depth[0], truth, lambda _: truth)
 
 
 def outlines(pictures: Tensor) -> Tensor:
     """Canny edges of pictures (V, 3, H, W) in [0, 1], as the restyling editor was trained on: 0 or 1, same shape."""
-    import cv2
-
-    found = []
-    for picture in (pictures * 255).round().byte().permute(0, 2, 3, 1).contiguous().numpy():
-        found.append(torch.from_numpy(cv2.Canny(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY), *CANNY_THRESHOLDS)))
-    return (torch.stack(found)[:, None] > 0).float().expand(-1, 3, -1, -1)
+    return to_tensor(edges(to_pictures(pictures), CANNY_THRESHOLDS))
 
 
 def _rounded(pictures: Tensor) -> Tensor:

@@ -43,6 +43,10 @@ class CoarseEdit:
     holes: Tensor
     moved: Tensor
 
+    def over(self, grey: float) -> Tensor:
+        """The pictures with holes of one grey, in [0, 1]; shape (V, 3, H, W)."""
+        return self.rgba[:, :3] + grey * self.holes[:, None]
+
 
 def move_object(pictures: Tensor, depths: Tensor, masks: Tensor, cameras: Cameras, transform: Tensor) -> CoarseEdit:
     """Move an object in every picture of a scene.

@@ -5,8 +5,6 @@ The batch is the views; under guidance it is the views with the negative prompt,
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +14,7 @@ from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import retri
 from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion_img2img import retrieve_latents
 from torch import Tensor
 
+from couple.autoencoders import wide_enough
 from couple.backends.mv_adapter.attention import Recorder, Views
 from couple.backends.mv_adapter.cameras import camera_map, rig
 from couple.backends.mv_adapter.reference import check_reference
@@ -225,7 +224,7 @@ def _reference_features(pipe: Any, settings: Settings, text: Text, timesteps: Te
     image = pipe.image_processor.preprocess(settings.image, cameras.height, cameras.width)
     image = image.to(pipe._execution_device, text.embeds.dtype)
     if image.shape[1] != pipe.unet.config.in_channels:
-        with _in_full(pipe.vae):
+        with wide_enough(pipe.vae):
             encoded = pipe.vae.encode(image.to(pipe.vae.dtype))
         image = retrieve_latents(encoded, settings.generator).to(text.embeds.dtype) * pipe.vae.config.scaling_factor
     recorder = Recorder()
@@ -243,19 +242,6 @@ def _reference_features(pipe: Any, settings: Settings, text: Text, timesteps: Te
 
 
 def _decoded(pipe: Any, latents: Tensor, output_type: str) -> Any:
-    with _in_full(pipe.vae):
+    with wide_enough(pipe.vae):
         images = pipe.vae.decode(latents.to(pipe.vae.dtype) / pipe.vae.config.scaling_factor, return_dict=False)[0]
     return pipe.image_processor.postprocess(images, output_type=output_type)
-
-
-@contextmanager
-def _in_full(vae: Any) -> Iterator[None]:
-    """Keep the autoencoder in float32 where it would overflow in float16, as SDXL's does."""
-    upcast = vae.dtype == torch.float16 and vae.config.force_upcast
-    if upcast:
-        vae.to(torch.float32)
-    try:
-        yield
-    finally:
-        if upcast:
-            vae.to(torch.float16)
