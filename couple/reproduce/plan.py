@@ -80,12 +80,12 @@ class Size:
 
     scenes: int = 24
     seeds: int = 3
-    strength_scenes: int = 8
+    strength_scenes: int = 6
     every: int = 1
     image_pairs: int = 100
     video_pairs: int = 48
     sets: int = 8
-    steps: int = 16
+    steps: int = 10
 
 
 DEFAULT = Size()
