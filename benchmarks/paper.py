@@ -1,7 +1,7 @@
 """Do coupled samples agree better than those of single models and of the baselines, and are they as good?
 
-Makes every table and plot of `benchmarks/README.md` and copies them to `benchmarks/results/`. The same as
-`couple reproduce`; half an hour on two cores, three minutes with --quick.
+Makes every table and plot of `benchmarks/README.md` and copies them to `benchmarks/results/`, of the sheets the first of
+each kind. The same as `couple reproduce`; half an hour on two cores, two minutes with --quick.
 
     python benchmarks/paper.py --out out/reproduce
 """
@@ -25,4 +25,5 @@ if __name__ == "__main__":
     RESULTS.mkdir(exist_ok=True)
     for suffix in ("*.csv", "*.png", "*.md"):
         for file in arguments.out.glob(suffix):
-            shutil.copy(file, RESULTS)
+            if not file.stem.endswith("-2"):
+                shutil.copy(file, RESULTS)

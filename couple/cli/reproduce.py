@@ -12,7 +12,7 @@ from couple.cli.options import Misuse, check_least
 
 
 def reproduce(
-    quick: Annotated[bool, typer.Option("--quick", help="A few scenes of everything, in three minutes.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="A few scenes of everything, in two minutes.")] = False,
     only: Annotated[
         str | None,
         typer.Option(metavar="NAME,NAME", help="Which experiments, as the tables name them.", show_default="all"),

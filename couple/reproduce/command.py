@@ -19,19 +19,19 @@ from couple.reproduce.running import Setup, measure
 _NEEDED = {"matplotlib": "matplotlib", "torchmetrics": "torchmetrics", "cv2": "opencv-python-headless"}
 
 SECONDS: Mapping[str, float] = {
-    "input": 0.8,
-    "per-image": 1.8,
-    "image-to-multi-view": 1.8,
-    "SDEdit": 1.5,
-    "Du et al.": 4.7,
+    "input": 0.4,
+    "per-image": 1.0,
+    "image-to-multi-view": 1.0,
+    "SDEdit": 0.7,
+    "Du et al.": 2.8,
     "image pairs": 7.0,
     "video pairs": 4.0,
     "graphs": 2.0,
-    "three editing models": 5.5,
+    "three editing models": 4.0,
     "picture and video": 1.6,
 }
-"""CPU seconds of a unit by row or experiment, its measures included, seen on two cores of 2026 in the quick size."""
-_OTHERS = 2.8
+"""CPU seconds of a unit by row or experiment, its measures included, seen on two cores of 2026."""
+_OTHERS = 1.5
 """Of ways in which two editing models work together."""
 
 

@@ -80,11 +80,11 @@ class Size:
 
     scenes: int = 24
     seeds: int = 3
-    strength_scenes: int = 6
+    strength_scenes: int = 5
     every: int = 1
     image_pairs: int = 100
     video_pairs: int = 48
-    sets: int = 8
+    sets: int = 6
     steps: int = 10
 
 
