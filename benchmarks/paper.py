@@ -1,6 +1,6 @@
 """Do coupled samples agree better than those of single models and of the baselines, and are they as good?
 
-Makes every table and plot of `benchmarks/README.md` and copies them to `benchmarks/results/`, of the sheets the first of
+Makes every table and plot of `benchmarks/README.md` and copies them to `benchmarks/results/`, of sheets the first of
 each kind. The same as `couple reproduce`; half an hour on two cores, two minutes with --quick.
 
     python benchmarks/paper.py --out out/reproduce

@@ -16,22 +16,28 @@ if TYPE_CHECKING:
         maps,
         methods,
         metrics,
+        parallel,
         scenes,
         schedulers,
         weights,
     )
+    from couple.checkpoint import Checkpoint
     from couple.denoiser import DenoiserPipeline
     from couple.exact import ExactDenoiser
     from couple.graph import Edge, chain, complete, pair, star
-    from couple.sampling import Result, sample
+    from couple.memory import Placement
+    from couple.sampling import Diverged, Result, sample
     from couple.trajectory import Trajectory, View
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Checkpoint",
     "DenoiserPipeline",
+    "Diverged",
     "Edge",
     "ExactDenoiser",
+    "Placement",
     "Result",
     "Trajectory",
     "View",
@@ -45,6 +51,7 @@ __all__ = [
     "methods",
     "metrics",
     "pair",
+    "parallel",
     "sample",
     "scenes",
     "schedulers",
@@ -60,14 +67,18 @@ _MODULES = {
     "maps",
     "methods",
     "metrics",
+    "parallel",
     "scenes",
     "schedulers",
     "weights",
 }
 _HOMES = {
+    "Checkpoint": "checkpoint",
     "DenoiserPipeline": "denoiser",
+    "Diverged": "sampling",
     "Edge": "graph",
     "ExactDenoiser": "exact",
+    "Placement": "memory",
     "Result": "sampling",
     "Trajectory": "trajectory",
     "View": "trajectory",

@@ -31,6 +31,7 @@ class Arrival:
     Attributes:
         trajectory: whose call this is.
         scheduler: the private scheduler that steps.
+        ordinal: which of the call's schedulers it is, in the order in which they were made.
         progress: how far the call is before this step, in [0, 1).
         position: number of this step, from 1, and how many there are.
         evaluation: which evaluation of the network at this level it is, from 0.
@@ -40,12 +41,11 @@ class Arrival:
         result: what the pipeline gets back from `scheduler.step`.
     """
 
-    def __init__(
-        self, call: Call, scheduler: Any, stock_step: Callable[..., Any], bound: inspect.BoundArguments
-    ) -> None:
+    def __init__(self, call: Call, ordinal: int, stock_step: Callable[..., Any], bound: inspect.BoundArguments) -> None:
         """Take note of the arguments of the stock `step`, bound to its signature."""
         self.trajectory = call.trajectory
-        self.scheduler = scheduler
+        self.scheduler = call.schedulers[ordinal]
+        self.ordinal = ordinal
         self.pull: Tensor | None = None
         self.result: Any = None
         self._call = call
@@ -69,9 +69,14 @@ class Arrival:
         return self._bound.arguments["timestep"]
 
     @property
+    def given(self) -> Tensor:
+        """The state before the step, as the pipeline hands it to the scheduler."""
+        return self._bound.arguments["sample"]
+
+    @property
     def sample(self) -> Tensor:
         """The state before the step; the float32 one behind it where the pipeline works in half precision."""
-        return self._call.state.behind(self._bound.arguments["sample"])
+        return self._call.state.behind(self.given)
 
     @functools.cached_property
     def levels(self) -> schedulers.Levels:
@@ -100,7 +105,7 @@ class Arrival:
     @functools.cached_property
     def _dtype(self) -> torch.dtype:
         """The dtype in which the pipeline carries its state."""
-        return self._bound.arguments["sample"].dtype
+        return self.given.dtype
 
     def step(self, pull: Tensor | None = None) -> None:
         """Take the stock step and add `pull` (float32, shape of the state) to the state landed on.
@@ -157,6 +162,12 @@ class Arrival:
         with self._call.modes.entered():
             displacement = state - start
         self._go_on(state, displacement)
+
+    def stay(self) -> Tensor:
+        """Take the stock step for the scheduler's sake only; return the state that the call is to stay at."""
+        self.step() if self.steps_now else self.put(self.sample)
+        landed = self.result[0] if isinstance(self.result, tuple) else self.result.prev_sample
+        return self.given.to(landed.dtype) if landed.shape == self.given.shape else landed
 
     def _go_on(self, state: Tensor, displacement: Tensor | None = None) -> None:
         """Hand the pipeline a state, told by how much it differs from the one landed on."""

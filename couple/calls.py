@@ -18,7 +18,7 @@ import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from fractions import Fraction
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import greenlet
 import torch
@@ -26,11 +26,14 @@ from torch import Tensor, nn
 
 from couple import hooks, schedulers
 from couple.arrival import Arrival
-from couple.merging import Request
 from couple.modes import Modes
 from couple.precision import MasterState
+from couple.requests import Request
 from couple.schedulers.reading import number, numbers
 from couple.trajectory import Trajectory
+
+if TYPE_CHECKING:
+    from couple.steps import Steps
 
 
 class Abandoned(BaseException):
@@ -52,6 +55,9 @@ class Call:
         steps: how many steps have been begun, each evaluation before a step counted as one.
         total: how many there are, as far as the scheduler tells.
         evaluations: how often the network is evaluated a step.
+        pipeline: the private copy that is called.
+        schedulers: those of its schedulers, and their copies, whose steps are heard.
+        record: what a checkpoint needs of its steps; None where there is none.
     """
 
     def __init__(self, trajectory: Trajectory, processors: hooks.Processors, evaluations: int = 1) -> None:
@@ -63,6 +69,8 @@ class Call:
         self.steps = 0
         self.total = 1
         self.state = MasterState()
+        self.schedulers: list[Any] = []
+        self.record: Steps | None = None
         self.original_steps = False
         self.modes = Modes.current()
         self.processors = processors.now()
@@ -74,10 +82,10 @@ class Call:
         self._turn = Turn(self._run)
         self._turn.call = self
         self._turn.gr_context = contextvars.copy_context()
-        self._pipeline = hooks.private_copy(trajectory.pipeline, functools.partial(hook_scheduler, self))
+        self.pipeline = hooks.private_copy(trajectory.pipeline, functools.partial(hook_scheduler, self))
 
     def _run(self) -> None:
-        self.output = self._pipeline(**self.trajectory.call_kwargs)
+        self.output = self.pipeline(**self.trajectory.call_kwargs)
 
     @property
     def alive(self) -> bool:
@@ -152,15 +160,21 @@ def hook_scheduler(call: Call, scheduler: Any, is_copy: bool = False) -> None:
         scheduler = schedulers.repeat(scheduler, call.evaluations)
     stock_step = scheduler.step
     signature = inspect.signature(stock_step)
+    ordinal = len(call.schedulers)
+    call.schedulers.append(scheduler)
 
     @functools.wraps(stock_step)
     def step(*args: Any, **kwargs: Any) -> Any:
         # A pipeline may deep-copy its scheduler for a second state (sound beside pictures), which steps on its own,
         # or for each frame of its only state (diffusion forcing), which is then what meets.
         call.original_steps |= not is_copy
-        if not call.running or (is_copy and call.original_steps):
+        if not call.running:
             return stock_step(*args, **kwargs)
-        arrival = Arrival(call, scheduler, stock_step, signature.bind(*args, **kwargs))
+        if is_copy and call.original_steps:
+            result = stock_step(*args, **kwargs)
+            timestep = signature.bind(*args, **kwargs).arguments.get("timestep")
+            return result if call.record is None else call.record.aside(ordinal, timestep, result)
+        arrival = Arrival(call, ordinal, stock_step, signature.bind(*args, **kwargs))
         call.wait(arrival)
         return arrival.result
 

@@ -8,10 +8,11 @@ the stock steps and adds what couples them. Nothing in here knows a pipeline, a 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any, Protocol
+from fractions import Fraction
+from typing import TYPE_CHECKING, Any, Protocol
 
 from torch import Tensor, nn
 
@@ -19,9 +20,13 @@ from couple import hooks
 from couple.arrival import Arrival
 from couple.calls import Call, hooked_network
 from couple.graph import Edge
-from couple.merging import Merger, Request
+from couple.merging import Merger
+from couple.requests import Request
 from couple.trajectory import Trajectory
 from couple.weights import Level
+
+if TYPE_CHECKING:
+    from couple.replay import Replay
 
 
 @dataclass(frozen=True)
@@ -61,6 +66,40 @@ class Method(Protocol):
         """
         ...
 
+    def excess(self, edges: Sequence[Edge]) -> str:
+        """Say what may have been too strong where the ends of these edges are not finite, and the fix."""
+        ...
+
+    def remember(self) -> Any:
+        """Return what is remembered from one meeting to the next, as plain values and tensors; for checkpoints."""
+        ...
+
+    def recall(self, memory: Any) -> None:
+        """Take back what `remember` returned in an earlier run."""
+        ...
+
+
+class Watch(Protocol):
+    """Looks at every meeting from both sides; what it returns names who is to be given up, and why."""
+
+    def arrived(self, due: Sequence[Arrival]) -> Mapping[Trajectory, str]:
+        """Look at predictions before they meet."""
+        ...
+
+    def met(self, meeting: Meeting, engine: Engine) -> Mapping[Trajectory, str]:
+        """Look at a meeting after its steps, before its calls go on."""
+        ...
+
+
+class Peers(AbstractContextManager, Protocol):
+    """Other processes that run calls of the same graph. As a context, it lets them know of an error in this one."""
+
+    def exchange(
+        self, progress: Fraction | None, seen: Mapping[Trajectory, tuple[Tensor, Level]]
+    ) -> tuple[Fraction | None, Mapping[Trajectory, tuple[Tensor, Level]]]:
+        """Tell the progress and predictions of the own calls furthest behind; return those furthest behind of all."""
+        ...
+
 
 class Engine:
     """Runs calls side by side under a method, and puts every object back as it was.
@@ -70,10 +109,21 @@ class Engine:
         edges: handed to the method.
         max_batch: how many calls one forward may serve (`merging.Merger`).
         evaluations: how often the networks of calls with an edge are evaluated a step.
+        replay: what is kept of the run, and what was kept of it; None to keep nothing.
+
+    Attributes:
+        lost: the calls that were given up, and why.
+        meetings: how many meetings are over.
+        taken: how many steps were taken in them.
     """
 
     def __init__(
-        self, trajectories: Sequence[Trajectory], edges: Sequence[Edge], max_batch: int | None, evaluations: int = 1
+        self,
+        trajectories: Sequence[Trajectory],
+        edges: Sequence[Edge],
+        max_batch: int | None,
+        evaluations: int = 1,
+        replay: Replay | None = None,
     ) -> None:
         """Make the private pipelines; nothing runs yet."""
         shared = _shared_networks(trajectories)
@@ -81,60 +131,118 @@ class Engine:
         self.merger = Merger(max_batch, self.processors)
         linked = {trajectory for edge in edges for trajectory in edge.trajectories}
         self.calls = [Call(t, self.processors, evaluations if t in linked else 1) for t in trajectories]
+        self.lost: dict[Trajectory, str] = {}
+        self.meetings = 0
+        self.taken = 0
         self._edges = edges
         self._x0: dict[Trajectory, Tensor] = {}
         self._levels: dict[Trajectory, Level] = {}
         # A network that meets nobody is left alone; one with a step cache must know whose call it serves.
         self._hooked: list[Any] = [m for m in shared if max_batch != 1 or getattr(m, "is_cache_enabled", False)]
+        self._replay = replay
+        if replay is not None and replay.resumes:
+            # Also the forward of a network that meets nobody is answered.
+            self._hooked = list({id(m): m for t in trajectories for m in hooks.networks(t.pipeline)}.values())
 
     def run(
-        self, method: Method, watched: frozenset[Trajectory], after: Callable[[Meeting], None]
+        self,
+        method: Method,
+        watched: frozenset[Trajectory],
+        watch: Watch,
+        peers: Peers | None = None,
     ) -> dict[Trajectory, Any]:
         """Run all calls to their end.
 
         Args:
             method: what happens when calls meet at a step.
-            watched: trajectories whose predictions the method or `after` looks at.
-            after: called after every meeting, before its calls go on.
+            watched: trajectories whose predictions the method or `watch` looks at.
+            watch: decides whose calls are given up, because their numbers are no longer finite.
+            peers: other processes that take part; with them, every meeting at which a call of this one is due counts.
 
         Returns:
-            What each pipeline returned.
+            What each pipeline returned whose call was not given up.
         """
-        with self._swapped():
+        with self._swapped(), nullcontext() if peers is None else peers:
             try:
+                if self._replay is not None:
+                    self._give_up(self._replay.begin(self.calls))
                 for call in self.calls:
-                    call.resume()
-                while any(call.alive for call in self.calls):
-                    if not self._serve():
-                        self._meet(method, watched, after)
+                    if call.trajectory not in self.lost:
+                        call.resume()
+                while self._serve() or self._meet(method, watched, watch, peers):
+                    pass
             finally:
                 for call in self.calls:
                     call.abandon()
-        return {call.trajectory: call.output for call in self.calls}
+        return {call.trajectory: call.output for call in self.calls if call.trajectory not in self.lost}
 
     def _serve(self) -> bool:
         """Serve every call that waits at a forward; tell whether there was one."""
         waiting = [(call, call.waits) for call in self.calls if isinstance(call.waits, Request)]
-        outputs = self.merger.serve([request for _, request in waiting])
+        outputs = None if self._replay is None else self._replay.answer(waiting)
+        if outputs is None:
+            outputs = self.merger.serve([request for _, request in waiting])
+            if self._replay is not None:
+                self._replay.note(waiting, outputs)
         for (call, _), output in zip(waiting, outputs, strict=True):
             call.resume(output)
         return bool(waiting)
 
-    def _meet(self, method: Method, watched: frozenset[Trajectory], after: Callable[[Meeting], None]) -> None:
+    def _meet(
+        self,
+        method: Method,
+        watched: frozenset[Trajectory],
+        watch: Watch,
+        peers: Peers | None,
+    ) -> bool:
+        """Let the calls furthest behind take their step; tell whether there was a call that had not ended."""
         arrivals = [(call, call.waits) for call in self.calls if isinstance(call.waits, Arrival)]
-        behind = min(arrival.progress for _, arrival in arrivals)
+        behind = min((arrival.progress for _, arrival in arrivals), default=None)
         due = [(call, arrival) for call, arrival in arrivals if arrival.progress == behind]
-        for _, arrival in due:
-            if arrival.trajectory in watched:
-                self._x0[arrival.trajectory] = arrival.x0
-                self._levels[arrival.trajectory] = arrival.level
+        if self._replay is not None and due:
+            if self._replay.goes_on:
+                self._x0, self._levels = self._replay.repeat(due)
+                self._go_on(due)
+                return True
+            self._replay.arrived(arrivals)
+        if lost := watch.arrived([arrival for _, arrival in due]):
+            self._give_up(lost, peers)
+            return True
+        seen = {a.trajectory: (a.x0, a.level) for _, a in due if a.trajectory in watched}
+        if peers is not None:
+            first, seen = peers.exchange(behind, seen)
+            behind, due = first, due if behind == first else []
+        self._x0 |= {trajectory: x0 for trajectory, (x0, _) in seen.items()}
+        self._levels |= {trajectory: level for trajectory, (_, level) in seen.items()}
+        if not due:
+            return behind is not None
         # An end that has not come to its first step (or never will) has nothing to be compared yet.
         edges = [edge for edge in self._edges if all(end in self._x0 for end in edge.trajectories)]
         meeting = Meeting([arrival for _, arrival in due], edges, self._x0, self._levels)
         method.meet(meeting)
-        after(meeting)
+        self._give_up(watch.met(meeting, self), peers)
+        if self._replay is not None:
+            self._replay.sent_on(due, self._x0, self._levels, self.lost)
+        self._go_on(due)
+        return True
+
+    def _go_on(self, due: Sequence[tuple[Call, Arrival]]) -> None:
+        self.meetings += 1
+        self.taken += len(due)
         for call, _ in due:
-            call.resume()
+            if call.trajectory not in self.lost:
+                call.resume()
+
+    def _give_up(self, lost: Mapping[Trajectory, str], peers: Peers | None = None) -> None:
+        """End calls whose numbers are of no use any more; their edges go with their predictions."""
+        if lost and peers is not None:
+            # Other processes hold ends of the same edges: nobody can go on as if they were not there.
+            raise FloatingPointError(next(iter(lost.values())))
+        self.lost |= lost
+        for call in self.calls:
+            if call.trajectory in lost:
+                call.abandon()
+                self._x0.pop(call.trajectory, None)
 
     @contextmanager
     def _swapped(self) -> Iterator[None]:

@@ -5,112 +5,47 @@ apart again. What has no batch axis (position ids, a scalar timestep, settings) 
 not trusted: layers that treat parts of a batch differently (perturbed-attention guidance splits it in three) would
 give wrong numbers. Classes known to treat rows independently merge freely; for others the first merge is compared
 with separate forwards, and if it differs the network is served one call at a time from then on.
+
+Where the weights of a network are brought block by block (`memory`), its forwards run side by side, and calls get
+promises: nothing runs before one of them looks, so that all that was asked by then shares one passage of the weights.
+Which forwards are merged does not depend on it, so neither do the bits.
 """
 
 from __future__ import annotations
 
 import warnings
-import weakref
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from couple.hooks import Processors, version
-from couple.modes import Modes
-
-#: Networks whose calls do not look at each other: rows stay apart, or (multi-view networks) the rows of a call stay
-#: together. Each is proven by a test that merges calls and compares.
-ROW_INDEPENDENT = frozenset(
-    {
-        "CogVideoXTransformer3DModel",
-        "ControlNetModel",
-        "Flux2Transformer2DModel",
-        "FluxTransformer2DModel",
-        "LTXVideoTransformer3DModel",
-        "MVDreamModel",
-        "MochiTransformer3DModel",
-        "MultiViewUNet",
-        "PixArtTransformer2DModel",
-        "QwenImageTransformer2DModel",
-        "SD3Transformer2DModel",
-        "SanaTransformer2DModel",
-        "SevaModel",
-        "UNet2DConditionModel",
-        "WanTransformer3DModel",
-    }
-)
-#: The attention processors these networks have when nothing was exchanged.
-ROW_INDEPENDENT_PROCESSORS = frozenset(
-    {
-        "AttnProcessor",
-        "AttnProcessor2_0",
-        "CogVideoXAttnProcessor2_0",
-        "Flux2AttnProcessor",
-        "Flux2ParallelSelfAttnProcessor",
-        "FluxAttnProcessor",
-        "JointAttnProcessor2_0",
-        "LTXVideoAttnProcessor",
-        "MVDreamAttnProcessor",
-        "MochiAttnProcessor2_0",
-        "MultiViewAttention",
-        "QwenDoubleStreamAttnProcessor2_0",
-        "SanaLinearAttnProcessor2_0",
-        "SanaMultiscaleAttnProcessor2_0",
-        "SevaAttnProcessor",
-        "TextAttention",
-        "WanAttnProcessor",
-        "XFormersAttnProcessor",
-    }
-)
-#: Arguments whose matrices are (tokens, axes): a small picture may have as many tokens as the batch has rows.
-UNBATCHED = frozenset({"img_ids", "txt_ids", "image_rotary_emb"})
+from couple import rows
+from couple.hooks import Processors
+from couple.requests import Answer, Equality, Request, can_take_turns, edits, form
+from couple.together import Promised, side_by_side
 
 
-@dataclass(eq=False)
-class Request:
-    """One call waiting at a network's forward, with the tree of its arguments taken apart.
+class Host:
+    """Where the weights of networks are; this one lets them stay."""
 
-    `forward(*args, **kwargs)` runs the network itself, under the torch modes and the attention processors that were
-    in place when the call began to wait. `alone` keeps it from being merged.
-    """
+    def streams(self, module: nn.Module) -> bool:
+        """Tell whether the weights are brought block by block at each forward."""
+        return False
 
-    module: nn.Module
-    forward: Callable[..., Any]
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
-    modes: Modes
-    processors: tuple[Any, ...]
-    alone: bool = False
-    leaves: list[Any] = field(init=False)
-    spec: Any = field(init=False)
-    rows: int = field(init=False)
-    batched: list[bool] = field(init=False)
-    key: Hashable = field(init=False)
+    def is_traced(self, module: nn.Module) -> bool:
+        """Tell whether forwards of a streamed network may run side by side already."""
+        return True
 
-    def __post_init__(self) -> None:
-        paths, self.spec = pytree.tree_flatten_with_path((self.args, self.kwargs))
-        self.leaves = [leaf for _, leaf in paths]
-        names = [{getattr(key, "key", None) for key in path} for path, _ in paths]
-        tensors = [leaf for leaf in self.leaves if isinstance(leaf, Tensor) and leaf.ndim > 1]
-        self.rows = tensors[0].shape[0] if tensors else 0
-        self.batched = [self._has_batch(name, leaf) for name, leaf in zip(names, self.leaves, strict=True)]
-        shapes = tuple(map(self._shape, self.batched, self.leaves))
-        self.key = (id(self.module), self.modes, tuple(map(id, self.processors)), shapes)
+    def is_here(self, module: nn.Module) -> bool:
+        """Tell whether the weights need not be brought."""
+        return True
 
-    def _has_batch(self, names: set[Any], leaf: Any) -> bool:
-        if not isinstance(leaf, Tensor) or leaf.ndim == 0 or leaf.shape[0] != self.rows:
-            return False
-        return not (names & UNBATCHED and leaf.ndim == 2)
-
-    @staticmethod
-    def _shape(batched: bool, leaf: Any) -> Hashable:
-        if isinstance(leaf, Tensor):
-            return (leaf.shape[1:] if batched else leaf.shape, leaf.dtype, leaf.device)
-        return type(leaf)
+    def relief(self, merger: Merger, module: nn.Module, calls: int) -> Callable[[], None] | None:
+        """Return what makes room after a forward for `calls` calls ran out of memory; None for nothing left."""
+        return None
 
 
 class Merger:
@@ -119,31 +54,108 @@ class Merger:
     Args:
         max_batch: how many calls one forward may serve; None for no limit.
         processors: the attention processors of the networks that are served.
+
+    Attributes:
+        host: where the weights are; `memory` puts its own here.
     """
 
     def __init__(self, max_batch: int | None, processors: Processors) -> None:
         """Start with no forward made and no network distrusted."""
         self.max_batch = max_batch
         self.forwards = 0
+        self.host = Host()
         self._processors = processors
         self._verdicts: dict[Hashable, bool] = {}
-        self._equal = _Equality()
+        self._equal = Equality()
+        self._forms: dict[Hashable, tuple[Any, list[Any]]] = {}
+        self._promised: dict[int, list[list[Answer]]] = {}
 
     def serve(self, requests: Sequence[Request]) -> list[Any]:
         """Run all requests; return the outputs in their order. Each call gets exactly its own rows."""
-        groups: list[list[int]] = []
-        for index, request in enumerate(requests):
+        groups: list[list[Answer]] = []
+        answers = [Answer(request, edits(request)) for request in requests]
+        for answer in answers:
             for group in groups:
-                if self._fits(requests[group[0]], request, len(group)):
-                    group.append(index)
+                if self._fits(group[0].request, answer.request, len(group)):
+                    group.append(answer)
                     break
             else:
-                groups.append([index])
-        outputs: list[Any] = [None] * len(requests)
+                groups.append([answer])
+        asked: dict[int, list[list[Answer]]] = {}
         for group in groups:
-            for index, output in zip(group, self._run([requests[i] for i in group]), strict=True):
-                outputs[index] = output
-        return outputs
+            asked.setdefault(id(group[0].request.module), []).append(group)
+        # What is at hand goes first: of two networks that take turns on a device, one is moved at a meeting, not two.
+        for own in sorted(asked.values(), key=lambda own: not self.host.is_here(own[0][0].request.module)):
+            self._promised.setdefault(id(own[0][0].request.module), []).extend(own)
+            if not all(self._can_wait(answer.request) for group in own for answer in group):
+                self._fulfil(own[0][0].request.module)
+        return [answer.output if answer.done else self._promise(answer) for answer in answers]
+
+    def _can_wait(self, request: Request) -> bool:
+        if request.alone or request.modes.grad or request.modes.inference or not self.host.streams(request.module):
+            return False
+        return form(request) in self._forms
+
+    def _promise(self, answer: Answer) -> Any:
+        """Return an output of the form that this network gave before, whose tensors are not computed yet."""
+        spec, leaves = self._forms[form(answer.request)]
+
+        def look(k: int) -> Tensor:
+            if not answer.done:
+                self._fulfil(answer.request.module)
+            return pytree.tree_leaves(answer.output)[k]
+
+        return pytree.tree_unflatten(
+            [Promised.of(partial(look, k)) if leaf is Tensor else leaf for k, leaf in enumerate(leaves)], spec
+        )
+
+    def _fulfil(self, module: nn.Module) -> None:
+        """Run all that has been asked of a network, with smaller batches or less memory where it must be."""
+        groups = self._promised.pop(id(module))
+        if any(edits(answer.request) != answer.edits for group in groups for answer in group):
+            raise RuntimeError(
+                f"a pipeline edited in place what it had given to {type(module).__name__}, whose weights are streamed. "
+                "Keep them on the device: couple.sample(..., placement=couple.memory.Placement('resident'))."
+            )
+        before = self._processors.now()
+        while groups:
+            try:
+                self._work(module, groups)
+            except torch.OutOfMemoryError:
+                make_room = self.host.relief(self, module, max(map(len, groups)))
+                if make_room is None:
+                    raise
+            else:
+                break
+            finally:
+                self._processors.put(before)
+            # Here the error is forgotten, and with it the tensors its frames held.
+            make_room()
+            groups = [group for group in groups if not group[0].done]
+            if self.max_batch is not None:
+                size = self.max_batch
+                groups = [group[i : i + size] for group in groups for i in range(0, len(group), size)]
+
+    def _work(self, module: nn.Module, groups: list[list[Answer]]) -> None:
+        if not self.host.streams(module):
+            for group in groups:
+                self._answer(group)
+            return
+        while groups:
+            first = groups[0][0].request
+            alike = [group for group in groups if can_take_turns(first, group[0].request)]
+            turns = alike if self.host.is_traced(module) and not first.alone else groups[:1]
+            with first.modes.entered():
+                side_by_side([partial(self._answer, group) for group in turns])
+            groups = [group for group in groups if group not in turns]
+
+    def _answer(self, group: list[Answer]) -> None:
+        for answer, output in zip(group, self._run([answer.request for answer in group]), strict=True):
+            answer.output, answer.done = output, True
+            if self.host.streams(answer.request.module):
+                leaves, spec = pytree.tree_flatten(output)
+                shown = [Tensor if isinstance(leaf, Tensor) else leaf for leaf in leaves]
+                self._forms[form(answer.request)] = spec, shown
 
     def _fits(self, first: Request, other: Request, size: int) -> bool:
         if self.max_batch is not None and size >= self.max_batch:
@@ -162,7 +174,7 @@ class Merger:
         if len(group) == 1:
             return [self._forward(first)]
         if first.key not in self._verdicts:
-            if not _row_independent(first.module):
+            if not rows.independent(first.module):
                 return self._check(group)
             self._verdicts[first.key] = True
         return self._merged(group)
@@ -215,63 +227,17 @@ class Merger:
         return separate
 
 
-class _Equality:
-    """Equality of unbatched arguments, remembered for tensors: comparing them would make a GPU wait at every step."""
-
-    def __init__(self) -> None:
-        self._known: dict[tuple[Any, ...], tuple[Any, Any, bool]] = {}
-
-    def __call__(self, a: Any, b: Any) -> bool:
-        if a is b:
-            return True
-        if not isinstance(a, Tensor) or not isinstance(b, Tensor):
-            return _same(a, b)
-        if a._base is not None and b._base is not None and _place(a) == _place(b):
-            # `for t in timesteps` hands out views: if the whole tables are equal, so are equal places in them.
-            if self._tensors(a._base, b._base):
-                return True
-        return self._tensors(a, b)
-
-    def _tensors(self, a: Tensor, b: Tensor) -> bool:
-        if a is b:
-            return True
-        key = (id(a), version(a), id(b), version(b))
-        if key in self._known:
-            first, second, equal = self._known[key]
-            if first() is a and second() is b:
-                return equal
-        equal = a.shape == b.shape and a.dtype == b.dtype and torch.equal(a, b)
-        self._known[key] = (weakref.ref(a), weakref.ref(b), equal)
-        return equal
-
-
-def _place(view: Tensor) -> tuple[Any, ...]:
-    return view.storage_offset(), view.shape, view.stride()
-
-
-def _same(a: Any, b: Any) -> bool:
-    try:
-        return bool(a == b)
-    except (RuntimeError, ValueError, TypeError):
-        return False
-
-
-def _row_independent(module: nn.Module) -> bool:
-    if type(module).__name__ not in ROW_INDEPENDENT:
-        return False
-    return all(
-        type(layer.processor).__name__ in ROW_INDEPENDENT_PROCESSORS
-        for layer in module.modules()
-        if hasattr(layer, "processor")
-    )
-
-
 def _close(expected: list[Any], got: list[Any]) -> bool:
     pairs = zip(pytree.tree_leaves(expected), pytree.tree_leaves(got), strict=True)
     for a, b in ((a, b) for a, b in pairs if isinstance(a, Tensor)):
         if a.shape != b.shape:
             return False
         tolerance = 2e-2 if a.dtype in (torch.float16, torch.bfloat16) else 1e-4
+        if a.is_floating_point():
+            # A row of nan must be one in both; it says nothing about the others.
+            if not torch.equal(a.isnan(), b.isnan()):
+                return False
+            a, b = a.nan_to_num(), b.nan_to_num()
         scale = a.abs().max().clamp_min(torch.finfo(torch.float32).tiny) if a.is_floating_point() else 1
         if not bool((a - b).abs().max() <= tolerance * scale):
             return False

@@ -28,6 +28,15 @@ class MasterState:
         """Whether a pull has made this state differ from the pipeline's."""
         return self._master is not None
 
+    @property
+    def master(self) -> Tensor | None:
+        """The state that is kept, None if nothing is."""
+        return self._master
+
+    def restore(self, master: Tensor | None, returned: Tensor) -> None:
+        """Remember `master` as the state behind `returned`, which the pipeline is given."""
+        self._master, self._given, self._edits = master, returned, hooks.version(returned)
+
     def behind(self, sample: Tensor) -> Tensor:
         """Return the float32 state for which the pipeline was given `sample`, if it has not edited it since."""
         if sample.dtype not in HALF:

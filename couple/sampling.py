@@ -2,86 +2,57 @@
 
 from __future__ import annotations
 
-import inspect
-import math
+import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from contextlib import nullcontext
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import torch
-from torch import Tensor
 from tqdm.auto import tqdm
 
-from couple import coupling, hooks, latents, schedulers, weights
-from couple.engine import Engine, Meeting, Method
+from couple import fingerprint, hooks, memory, replay, schedulers
+from couple.checks import checked
+from couple.engine import Engine, Method
 from couple.graph import Edge
+from couple.interrupts import Interrupts
 from couple.methods import Coupled
+from couple.replay import Replay
 from couple.trajectory import Trajectory
-from couple.weights import Level
+from couple.watch import Info, Watch
 
-#: A pull longer than this many standard deviations of the noise landed on is named in a warning.
-TOO_FAR = 4.0
-#: Step caches of diffusers with one memory a network, whoever calls, and a clock read off the user's pipeline.
-UNNAMED_CACHES = frozenset({"FasterCacheConfig", "PyramidAttentionBroadcastConfig"})
-
-
-class Info:
-    """What a callback is shown after every meeting. Nothing in it can edit the run; tensors are copies.
-
-    Attributes:
-        step: number of the meeting, from 0.
-        progress: how far the calls that stepped were before it, in [0, 1).
-        levels: the level each trajectory last landed on.
-    """
-
-    def __init__(self, step: int, meeting: Meeting) -> None:
-        """Keep a view of the meeting; nothing is computed before it is asked for."""
-        self.step = step
-        self.progress = float(meeting.due[0].progress)
-        self.levels: Mapping[Trajectory, Level] = MappingProxyType(dict(meeting.levels))
-        self._x0 = dict(meeting.x0)
-        self._edges = meeting.edges
-        self._pulls = {arrival.trajectory: arrival.pull for arrival in meeting.due}
-
-    @cached_property
-    def x0(self) -> Mapping[Trajectory, Tensor]:
-        """Each trajectory's latest clean prediction: float32, shape of its state, in latent space."""
-        return MappingProxyType({trajectory: x0.clone() for trajectory, x0 in self._x0.items()})
-
-    @cached_property
-    def energies(self) -> Mapping[Edge, float]:
-        """Each edge's energy before its weight, summed over elements."""
-        found = coupling.energies(self._x0, self._edges)
-        return MappingProxyType({edge: float(energy) for edge, energy in found.items()})
-
-    @cached_property
-    def pull_norms(self) -> Mapping[Trajectory, float]:
-        """Length of what was added to the state of each trajectory that stepped; 0 where nothing was."""
-        norms = {t: 0.0 if pull is None else float(pull.norm()) for t, pull in self._pulls.items()}
-        return MappingProxyType(norms)
+if TYPE_CHECKING:
+    from couple.checkpoint import Checkpoint
+    from couple.parallel import Ranks
 
 
 class Result(Mapping[Trajectory, Any]):
-    """What each trajectory's pipeline returned, by trajectory.
+    """What each trajectory's pipeline returned, by trajectory; of several processes, each holds its own share.
 
     Attributes:
         forwards: how many forwards the shared networks made (merged ones count once).
         steps: how many scheduler steps each trajectory took; under a method with several evaluations of the network
             a step, how many evaluations.
+        placement: what the placement did, None without one.
     """
 
-    def __init__(self, outputs: dict[Trajectory, Any], forwards: int, steps: dict[Trajectory, int]) -> None:
+    def __init__(
+        self,
+        outputs: dict[Trajectory, Any],
+        forwards: int,
+        steps: dict[Trajectory, int],
+        placement: memory.Report | None = None,
+    ) -> None:
         """Wrap the outputs of a run."""
         self._outputs = outputs
         self.forwards = forwards
+        self.placement = placement
         self.steps: Mapping[Trajectory, int] = MappingProxyType(steps)
 
     def __getitem__(self, trajectory: Trajectory) -> Any:
         """Return what `trajectory.pipeline(...)` returned."""
+        if trajectory not in self._outputs:
+            raise KeyError(f"{trajectory!r} was not sampled by this process; `list(result)` has what was.")
         return self._outputs[trajectory]
 
     def __iter__(self) -> Iterator[Trajectory]:
@@ -93,14 +64,34 @@ class Result(Mapping[Trajectory, Any]):
         return len(self._outputs)
 
 
+class Diverged(FloatingPointError):
+    """Numbers of some trajectories are no longer finite; all others were sampled to their end.
+
+    Attributes:
+        result: what was sampled.
+        lost: the trajectories that were not, each with what happened to it or to those it is coupled to.
+    """
+
+    def __init__(self, result: Result, lost: Mapping[Trajectory, str]) -> None:
+        """Put into words what happened and what is left."""
+        self.result = result
+        self.lost: Mapping[Trajectory, str] = MappingProxyType(dict(lost))
+        told = " ".join(dict.fromkeys(lost.values()))
+        names = ", ".join(repr(trajectory.name) for trajectory in result)
+        super().__init__(f"{told} The others were sampled; the error's `result` has {names}." if names else told)
+
+
 def sample(
     trajectories: Sequence[Trajectory],
     edges: Sequence[Edge] = (),
     *,
     method: Method | None = None,
     max_batch: int | None = None,
+    placement: memory.Placement | None = None,
     callback: Callable[[Info], None] | None = None,
-    progress: bool = True,
+    progress: bool | Callable[[int, int], None] = True,
+    checkpoint: Checkpoint | None = None,
+    parallel: Ranks | None = None,
 ) -> Result:
     """Run the pipeline calls of all trajectories side by side and let the edges pull on them.
 
@@ -111,8 +102,15 @@ def sample(
         method: what happens when calls meet at a step, see `couple.methods`; None for `methods.Coupled()`.
         max_batch: how many calls one forward of a shared network may serve. None merges what it can (results equal
             separate forwards to rounding); 1 never merges and is bit-identical to the stock calls at weight 0.
+        placement: where the weights are while the calls run, see `memory.Placement`; None leaves them where they are.
         callback: called as `callback(info)` after every meeting, see `Info`.
-        progress: whether to show one progress bar for all calls.
+        progress: whether to show one progress bar for all calls; or a function that is told after every meeting how
+            many steps are taken, of how many.
+        checkpoint: where to keep what a run needs to go on after it was stopped, see `Checkpoint`. If there is one
+            already, this run goes on from there. Callbacks do not see again what they saw before.
+        parallel: the processes that share the work, each of which must make this very call, see
+            `couple.parallel.Ranks`. A callback then sees the trajectories of its own process and what they are joined
+            to, and the progress bar those of the first.
 
     Returns:
         A mapping from each trajectory to exactly what its pipeline returned.
@@ -120,12 +118,15 @@ def sample(
     Raises:
         TypeError: something is not what it must be (an edge, an argument the pipeline does not take).
         ValueError: a setting cannot work (no steps, a shared generator, an edge to a trajectory not sampled, or between
-            different latent spaces).
+            different latent spaces); or the checkpoint is damaged, or that of another run.
         NotImplementedError: a trajectory with an edge has a scheduler whose predictions cannot be read, or that the
-            method cannot use.
-        FloatingPointError: a coupled state is no longer finite.
+            method cannot use; or `parallel` is given with a method other than `Coupled`, or with a checkpoint.
+        Diverged: a `FloatingPointError`: predictions or states of a trajectory are not finite. It and those it is
+            coupled to are given up; the error comes when all others have ended, and has what they gave.
+        OSError: no checkpoint can be written there.
+        ConnectionError: another process of `parallel` failed or has gone.
     """
-    trajectories, edges = _checked(trajectories, edges, max_batch)
+    trajectories, edges = checked(trajectories, edges, max_batch)
     if isinstance(method, type):
         raise TypeError(f"`method` is the class {method.__name__}, not a method. Did you mean {method.__name__}()?")
     method = Coupled() if method is None else method
@@ -135,12 +136,30 @@ def sample(
             for scheduler in hooks.main_schedulers(trajectory.pipeline):
                 schedulers.check(scheduler)
     method.begin(trajectories, edges)
-    engine = Engine(trajectories, edges, max_batch, method.evaluations)
+    peers = None
+    if parallel is not None:
+        peers = parallel.join(trajectories, edges, method)
+        trajectories = peers.mine
+        progress = progress if parallel.rank == 0 else False
+    interrupts, kept = Interrupts(), None
+    if checkpoint is not None:
+        if parallel is not None:
+            raise NotImplementedError("`checkpoint` and `parallel` do not go together: leave out one of them.")
+        replay.check(trajectories, method)
+        run = fingerprint.described(trajectories, edges, method, max_batch)
+        kept = Replay(checkpoint, run, method, interrupts)
+    engine = Engine(trajectories, edges, max_batch, method.evaluations, kept)
     watched = frozenset(trajectories if callback is not None else linked)
-    with tqdm(disable=not progress, unit="step", desc="sampling") as bar:
-        watch = _Watch(engine, edges, callback, bar)
-        outputs = engine.run(method, watched, watch)
-    watch.finish()
+    placed = memory.placed(placement, trajectories, engine.merger)
+    with placed as report, tqdm(disable=progress is not True, unit="step", desc="sampling") as bar:
+        if report is not None and progress is not False:
+            bar.write(report.plan, file=sys.stderr)
+        watch = Watch(edges, method, callback, bar, progress if callable(progress) else None)
+        with interrupts if kept is not None else nullcontext():
+            outputs = engine.run(method, watched, watch, peers)
+    lost = engine.lost | watch.finish()
+    if kept is not None:
+        kept.finish()
     for call in engine.calls:
         if call.trajectory in linked and call.steps == 0:
             warnings.warn(
@@ -149,169 +168,9 @@ def sample(
                 RuntimeWarning,
                 stacklevel=2,
             )
-    return Result(outputs, engine.merger.forwards, {call.trajectory: call.steps for call in engine.calls})
-
-
-class _Watch:
-    """Looks at every meeting: moves the progress bar, notices divergence, calls the user's callback."""
-
-    def __init__(
-        self, engine: Engine, edges: Sequence[Edge], callback: Callable[[Info], None] | None, bar: tqdm
-    ) -> None:
-        self._engine = engine
-        self._edges = edges
-        self._callback = callback
-        self._bar = bar
-        self._meetings = 0
-        self._warned: set[Trajectory] = set()
-        self._later: list[tuple[Tensor, _Pulled]] = []
-
-    def __call__(self, meeting: Meeting) -> None:
-        self._bar.total = sum(call.total for call in self._engine.calls)
-        self._bar.update(len(meeting.due))
-        for arrival in meeting.due:
-            if arrival.pull is not None:
-                pulled = _Pulled(arrival.trajectory, arrival.position, arrival.level.sigma, arrival.pull.numel())
-                if arrival.pull.device.type == "cpu":
-                    self._judge(float(np.linalg.norm(arrival.pull.numpy().ravel())), pulled)
-                else:
-                    # Reading it now would make the device wait; a run that diverged is named when it is over.
-                    self._later.append((torch.linalg.vector_norm(arrival.pull), pulled))
-        if self._callback is not None:
-            self._callback(Info(self._meetings, meeting))
-        self._meetings += 1
-
-    def finish(self) -> None:
-        """Judge what could not be read without making the device wait."""
-        for norm, pulled in self._later:
-            self._judge(float(norm), pulled)
-
-    def _judge(self, norm: float, pulled: _Pulled) -> None:
-        edges = [edge for edge in self._edges if pulled.trajectory in edge.trajectories]
-        if not math.isfinite(norm):
-            raise FloatingPointError(
-                f"{pulled.name} is not finite after step {pulled.step} "
-                f"(pull norm {norm:.3g}, {_weights(edges)}). "
-                "Either a network gave nan or inf, which a run without edges would show, or the coupling is too "
-                f"strong: {_weaker(edges)}."
-            )
-        deviations = norm / (pulled.sigma * math.sqrt(pulled.size))
-        if deviations > TOO_FAR and pulled.trajectory not in self._warned:
-            self._warned.add(pulled.trajectory)
-            warnings.warn(
-                f"{pulled.name} was pulled by {deviations:.1f} standard deviations of its noise in step "
-                f"{pulled.step} ({_weights(edges)}), where a network has not seen such states: the coupling is "
-                f"too strong; {_weaker(edges)}.",
-                RuntimeWarning,
-                stacklevel=2,
-            )
-
-
-def _weights(edges: Sequence[Edge]) -> str:
-    return ", ".join(sorted({f"weight={edge.weight!r}" for edge in edges}))
-
-
-def _weaker(edges: Sequence[Edge]) -> str:
-    """What would make these edges of one trajectory pull less."""
-    if len(edges) > 1:
-        return f"lower the weight, or divide it by the {len(edges)} edges, e.g. couple.complete(..., normalize=True)"
-    if any(weights.made_with(edge.weight, weights.relax) for edge in edges):
-        return "lower kappa, e.g. weight=couple.weights.relax(0.3)"
-    return "lower the weight, or use a law that never steps past agreement, weight=couple.weights.relax(1.0)"
-
-
-@dataclass(frozen=True)
-class _Pulled:
-    """Who was pulled and when: what is left of an arrival until its pull is judged. Holds no tensor."""
-
-    trajectory: Trajectory
-    position: tuple[int, int]
-    sigma: float
-    size: int
-
-    @property
-    def name(self) -> str:
-        return repr(self.trajectory.name)
-
-    @property
-    def step(self) -> str:
-        return "{}/{}".format(*self.position)
-
-
-def _checked(
-    trajectories: Sequence[Trajectory], edges: Sequence[Edge], max_batch: int | None
-) -> tuple[list[Trajectory], list[Edge]]:
-    """Refuse what cannot be sampled, before anything runs."""
-    if isinstance(trajectories, Trajectory):
-        raise TypeError("`trajectories` must be a list: couple.sample([a, b], edges).")
-    if isinstance(edges, Edge):
-        raise TypeError("`edges` must be a list: couple.sample([a, b], [edge]).")
-    trajectories, edges = list(trajectories), list(edges)
-    if not trajectories:
-        raise ValueError("there is nothing to sample: give at least one trajectory, couple.sample([a]).")
-    if max_batch is not None and (isinstance(max_batch, bool) or not isinstance(max_batch, int) or max_batch < 1):
-        raise ValueError(f"`max_batch` must be None or an integer of at least 1; got {max_batch!r}.")
-    for trajectory in trajectories:
-        if not isinstance(trajectory, Trajectory):
-            raise TypeError(
-                f"`trajectories` must hold Trajectory objects; got {type(trajectory).__name__}. "
-                "Write couple.Trajectory(pipe, prompt=...)."
-            )
-        _check_call(trajectory)
-    if len(set(trajectories)) < len(trajectories):
-        twice = next(t for t in trajectories if trajectories.count(t) > 1)
-        raise ValueError(f"trajectory {twice.name!r} is given twice; make a second Trajectory for a second sample.")
-    for edge in edges:
-        if not isinstance(edge, Edge):
-            raise TypeError(
-                f"`edges` must hold Edge objects; got {type(edge).__name__}. Write couple.pair(a, b, weight=...)."
-            )
-        for trajectory in edge.trajectories:
-            if trajectory not in trajectories:
-                raise ValueError(
-                    f"trajectory {trajectory.name!r} appears in edge {edge.label} but not in the trajectories being "
-                    "sampled: add it to the list, couple.sample([..., it], edges)."
-                )
-    _check_generators(trajectories)
-    latents.check(edges)
-    return trajectories, edges
-
-
-def _check_call(trajectory: Trajectory) -> None:
-    """Refuse a pipeline without a scheduler and arguments that its call does not take."""
-    pipeline, name = trajectory.pipeline, trajectory.name
-    if not hooks.main_schedulers(pipeline):
-        raise ValueError(
-            f"trajectory {name!r}: {type(pipeline).__name__} has no scheduler, so it cannot meet others at its steps. "
-            "Give a diffusers pipeline, or a bare network as couple.DenoiserPipeline(network, scheduler)."
-        )
-    try:
-        inspect.signature(type(pipeline).__call__).bind(pipeline, **trajectory.call_kwargs)
-    except TypeError as error:
-        raise TypeError(f"trajectory {name!r}: {type(pipeline).__name__} cannot be called so: {error}.") from None
-    for network in hooks.networks(pipeline):
-        cache = type(getattr(network, "_cache_config", None)).__name__
-        if cache in UNNAMED_CACHES:
-            raise ValueError(
-                f"trajectory {name!r}: {type(network).__name__} has a step cache set by {cache}, which does not keep "
-                "calls apart. Write network.disable_cache(), or use FirstBlockCacheConfig()."
-            )
-    steps = trajectory.call_kwargs.get("num_inference_steps", 1)
-    if isinstance(steps, int) and steps < 1:
-        raise ValueError(f"trajectory {name!r}: num_inference_steps must be at least 1; got {steps}.")
-
-
-def _check_generators(trajectories: Sequence[Trajectory]) -> None:
-    """Refuse a generator shared by two trajectories: their noise would depend on who draws first."""
-    owners: dict[int, Trajectory] = {}
-    for trajectory in trajectories:
-        given = trajectory.call_kwargs.get("generator")
-        for generator in given if isinstance(given, (list, tuple)) else [given]:
-            if generator is None:
-                continue
-            owner = owners.setdefault(id(generator), trajectory)
-            if owner is not trajectory:
-                raise ValueError(
-                    f"trajectories {owner.name!r} and {trajectory.name!r} share one generator, so that the noise of "
-                    "each would depend on the other. Give each its own: generator=torch.Generator().manual_seed(1)."
-                )
+    left = {trajectory: output for trajectory, output in outputs.items() if trajectory not in lost}
+    steps = {call.trajectory: call.steps for call in engine.calls}
+    result = Result(left, engine.merger.forwards, steps, report)
+    if lost:
+        raise Diverged(result, lost)
+    return result

@@ -23,7 +23,7 @@ def test_the_autoencoder_keeps_the_bundled_scene():
 @pytest.mark.parametrize("editor", ["instruct", "controlnet"])
 def test_coupled_views_agree_more_than_either_model_alone(editor, tmp_path):
     assert run(["edit", "--editor", editor, "--out", str(tmp_path / "run"), "--device", "cpu"]) == 0
-    errors = json.loads((tmp_path / "run" / "run.json").read_text())["reprojection_error"]
+    errors = json.loads((tmp_path / "run" / "run.json").read_text())["results"]["reprojection_error"]
     assert errors["coupled"] < 0.85 * min(errors["per-image"], errors["image-to-multi-view"])
     assert len(scenes.load(tmp_path / "run" / "coupled")) == bundled.VIEWS
 
@@ -31,4 +31,4 @@ def test_coupled_views_agree_more_than_either_model_alone(editor, tmp_path):
 def test_a_moved_object_is_blended_in_by_default(tmp_path):
     assert run(["edit", "--move", "0.3,0.2,0", "--out", str(tmp_path / "run"), "--device", "cpu"]) == 0
     record = json.loads((tmp_path / "run" / "run.json").read_text())
-    assert record["prompt"] == bundled.INSTRUCTIONS[1]
+    assert record["request"]["prompt"] == bundled.INSTRUCTIONS[1]

@@ -1,10 +1,12 @@
 """Step caches of diffusers under coupling: every call has a memory of its own, as it has alone."""
 
 import contextlib
+import copy
 
 import pytest
 import torch
 from diffusers import (
+    FasterCacheConfig,
     FirstBlockCacheConfig,
     MagCacheConfig,
     PyramidAttentionBroadcastConfig,
@@ -71,6 +73,32 @@ def test_a_cached_trajectory_is_its_cached_stock_call_bit_for_bit(name, kind):
     assert all(torch.equal(one, other) for one, other in zip(alone(name), plain, strict=True))
 
 
+@pytest.mark.parametrize("kind", list(CACHES))
+@pytest.mark.parametrize("name", ["flux", "wan"])
+def test_coupled_calls_that_share_a_cached_network_are_those_with_a_network_each(name, kind):
+    a, b = nodes(name)
+    twin = copy.copy(b.pipeline)
+    twin.transformer = copy.deepcopy(b.pipeline.transformer)
+    with cache(a.pipeline.transformer, CACHES[kind]()):
+        shared = together(name, weight=0.3)
+        with cache(twin.transformer, CACHES[kind]()):
+            b = couple.Trajectory(twin, **nodes(name)[1].call_kwargs)
+            apart = couple.sample([a, b], couple.pair(a, b, weight=0.3), progress=False)
+    for one, node in zip(shared, (a, b), strict=True):
+        assert torch.equal(one, torch.as_tensor(apart[node][0]))
+    assert all(not torch.equal(one, other) for one, other in zip(shared, together(name, weight=0.3), strict=True))
+
+
+def test_a_cached_network_serves_calls_one_by_one_and_no_network_is_cached_unasked():
+    a, b = nodes("flux")
+    network = a.pipeline.transformer
+    assert not network.is_cache_enabled
+    assert couple.sample([a, b], progress=False).forwards == STEPS
+    with cache(network, CACHES["first block"]()):
+        assert couple.sample(nodes("flux"), progress=False).forwards == 2 * STEPS
+    assert not network.is_cache_enabled
+
+
 def test_a_call_that_ends_early_leaves_the_cache_of_the_other_alone():
     steps = (2, 7)
     network = FAMILIES["wan"].pipeline().transformer
@@ -79,10 +107,18 @@ def test_a_call_that_ends_early_leaves_the_cache_of_the_other_alone():
             assert torch.equal(one, other)
 
 
-def test_a_cache_that_cannot_tell_calls_apart_is_refused():
+@pytest.mark.parametrize(
+    "config",
+    [
+        lambda clock: PyramidAttentionBroadcastConfig(
+            spatial_attention_block_skip_range=2, current_timestep_callback=clock
+        ),
+        lambda clock: FasterCacheConfig(current_timestep_callback=clock),
+    ],
+    ids=["pyramid", "faster"],
+)
+def test_a_cache_that_cannot_tell_calls_apart_is_refused(config):
     pipeline = FAMILIES["cogvideox"].pipeline()
-    config = PyramidAttentionBroadcastConfig(
-        spatial_attention_block_skip_range=2, current_timestep_callback=lambda: pipeline.current_timestep
-    )
-    with cache(pipeline.transformer, config), pytest.raises(ValueError, match="PyramidAttentionBroadcastConfig"):
+    config = config(lambda: pipeline.current_timestep)
+    with cache(pipeline.transformer, config), pytest.raises(ValueError, match=type(config).__name__):
         together("cogvideox")

@@ -180,7 +180,7 @@ def test_a_state_that_is_no_longer_finite_is_named_with_step_and_weight():
 
 def test_a_pull_far_beyond_the_noise_is_named_once_a_trajectory(a, b):
     with pytest.warns(
-        RuntimeWarning, match=r"was pulled by .* standard deviations .*step \d/4 \(weight=30.0\)"
+        RuntimeWarning, match=r"was pulled by .* standard deviations .*step \d/4, .*\(weight=30.0\)"
     ) as caught:
         run([a, b], couple.pair(a, b, weight=30.0))
     assert sorted(str(w.message).split("'")[1] for w in caught) == ["cat", "fox"]

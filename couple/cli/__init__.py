@@ -1,7 +1,7 @@
 """The `couple` command: what it is called with, and how it says that something is wrong.
 
 Mistakes are told in one sentence on standard error. The exit code is 2 when the command line is at fault, 1
-when the run is, 130 after Ctrl-C.
+when the run is, 3 when numbers ran away, 130 after Ctrl-C.
 """
 
 import sys
@@ -11,16 +11,25 @@ from typer.exceptions import TyperException
 
 from couple.cli.edit import edit
 from couple.cli.image import image
+from couple.cli.recipe import run as run_recipe
 from couple.cli.reproduce import reproduce
+from couple.cli.rerun import rerun
+from couple.cli.sweep import sweep
 from couple.cli.video import video
+from couple.cli.view import view
 
 # What typer makes of a KeyboardInterrupt.
 INTERRUPTED = 130
+DIVERGED = 3
 
 app = typer.Typer(no_args_is_help=True, add_completion=False)
 app.command()(image)
 app.command()(video)
 app.command()(edit)
+app.command("run")(run_recipe)
+app.command()(rerun)
+app.command()(sweep)
+app.command()(view)
 app.command()(reproduce)
 
 
@@ -42,9 +51,12 @@ def run(arguments: list[str]) -> int:
         if message := error.format_message():
             print(f"couple: {message}", file=sys.stderr)
         return error.exit_code
-    except (ValueError, NotImplementedError, FloatingPointError, ImportError, OSError) as error:
+    except FloatingPointError as error:
+        print(f"couple: {error}", file=sys.stderr)
+        return DIVERGED
+    except (ValueError, NotImplementedError, ImportError, OSError) as error:
         print(f"couple: {error}", file=sys.stderr)
         return 1
     if code == INTERRUPTED:
-        print("couple: interrupted; nothing was written.", file=sys.stderr)
+        print("couple: interrupted; no results were written.", file=sys.stderr)
     return code

@@ -2,61 +2,71 @@
 
 import math
 import sys
-import time
 from collections.abc import Sequence
 
 import numpy as np
 import torch
 from PIL import Image
 
-import couple
 from couple.backends import flux
 from couple.backends.loading import load_text_to_image
 from couple.bundled import COLOURS, SHAPES, TEXT_TO_IMAGE_DEFAULTS, text_to_image
+from couple.cli import provenance
 from couple.cli.coupling import ROWS, call_settings, edges, joined, trajectories
-from couple.cli.folder import RECORD, slug, whole_folder
-from couple.cli.machine import choose_device, choose_dtype, quiet_libraries
+from couple.cli.folder import slug, whole_folder
+from couple.cli.journal import journal
+from couple.cli.machine import choose_device, choose_dtype, loading_device, quiet_libraries
 from couple.cli.options import Request
-from couple.cli.record import request_facts, run_record
+from couple.cli.record import asked
+from couple.cli.sampling import Sampler
 from couple.cli.sheet import Row, contact_sheet
+from couple.cli.stamp import finish
 from couple.metrics import alignment
 
 
 def draw(request: Request) -> None:
     """Carry out a request and print what came of it."""
-    started = time.perf_counter()
     bundled = request.model is None
     device = choose_device(request.device)
     dtype = choose_dtype(request.dtype, device, bundled=bundled)
     if bundled:
         _note_foreign_prompts(request.prompts)
-    quiet_libraries()
-    with whole_folder(request.out) as folder:
-        pipeline = load_text_to_image(request.model or text_to_image(), dtype=dtype, device=device)
-        defaults = TEXT_TO_IMAGE_DEFAULTS if bundled else {}
-        settings = call_settings(pipeline, request, defaults, flux.size_multiple(pipeline))
+    with journal() as notes, whole_folder(request.out) as folder:
+        quiet_libraries()
+        with notes.stage("load"):
+            place = {"dtype": dtype, "device": loading_device(device, request)}
+            pipeline = load_text_to_image(request.model or text_to_image(), **place)
+            defaults = TEXT_TO_IMAGE_DEFAULTS if bundled else {}
+            settings = call_settings(pipeline, request, defaults, flux.size_multiple(pipeline))
+            seeds = [request.seed + i for i in range(len(request.prompts))]
+            models = {"model": provenance.model(request.model or "bundled", pipeline, call=settings, seeds=seeds)}
         nodes = trajectories(pipeline, request, settings)
         joins = edges(request, nodes["coupled"])
-        result = couple.sample([node for row in ROWS for node in nodes[row]], joins, max_batch=request.max_batch)
-
-        pictures = {row: [result[node].images[0] for node in nodes[row]] for row in ROWS}
-        pairs = joined(joins, nodes["coupled"])
-        aligned = {row: _alignment(pictures[row], pairs) for row in ROWS}
-        for row in ROWS:
-            for i, (prompt, picture) in enumerate(zip(request.prompts, pictures[row], strict=True), 1):
-                picture.save(folder / f"{row}-{i}-{slug(prompt)}.png")
-        rows = [Row(row, f"centres {_spelled(aligned[row][0])}", pictures[row]) for row in ROWS]
-        contact_sheet(rows, request.prompts).save(folder / "sheet.png")
-        record = run_record(
-            request,
-            **request_facts(request, pipeline, settings),
-            alignment={
-                row: {"centroid_distance": distance, "mask_iou": iou} for row, (distance, iou) in aligned.items()
-            },
-            forwards=result.forwards,
-            seconds=round(time.perf_counter() - started, 2),
+        sampler = Sampler(request, device, request.out, folder, notes)
+        result = sampler([node for row in ROWS for node in nodes[row]], joins)
+        with notes.stage("measure"):
+            pictures = {row: [result[node].images[0] for node in nodes[row]] for row in ROWS}
+            pairs = joined(joins, nodes["coupled"])
+            aligned = {row: _alignment(pictures[row], pairs) for row in ROWS}
+        with notes.stage("write"):
+            for row in ROWS:
+                for i, (prompt, picture) in enumerate(zip(request.prompts, pictures[row], strict=True), 1):
+                    picture.save(folder / f"{row}-{i}-{slug(prompt)}.png")
+            rows = [Row(row, f"centres {_spelled(aligned[row][0])}", pictures[row]) for row in ROWS]
+            contact_sheet(rows, request.prompts).save(folder / "sheet.png")
+        alignment = {row: {"centroid_distance": apart, "mask_iou": iou} for row, (apart, iou) in aligned.items()}
+        record = provenance.written(
+            "image",
+            asked(request),
+            models=models,
+            edges=joins,
+            sampled=[result],
+            max_batch=request.max_batch,
+            notes=notes,
+            results={"alignment": alignment},
         )
-        (folder / RECORD).write_text(record, encoding="utf-8")
+        finish(folder, record)
+    sampler.forget()
     for row in ROWS:
         distance, iou = aligned[row]
         overlap = "unknown" if iou is None else f"{iou:.2f}"

@@ -152,6 +152,13 @@ def edit(
     size: options.Size = None,
     seed: Annotated[int, typer.Option(help="Of the editor; the multi-view model has the next.")] = 0,
     max_batch: options.MaxBatch = None,
+    memory: options.Memory = None,
+    budget: options.Budget = None,
+    attention: options.Attention = None,
+    compile: options.Compile = False,
+    preview: options.Preview = None,
+    checkpoint_every: options.CheckpointEvery = None,
+    resume: options.Resume = False,
     dtype: options.Dtype = None,
     device: options.Device = None,
     out: options.Out = None,
@@ -188,17 +195,24 @@ def edit(
         size=options.parse_size(size),
         seed=seed,
         max_batch=max_batch,
+        memory=memory,
+        budget=budget,
+        attention=attention,
+        compile=compile,
+        preview=preview,
+        checkpoint_every=checkpoint_every,
+        resume=resume,
         dtype=dtype,
         device=device,
         out=out or unused_folder([editor, prompt or ""]),
     )
-    _check(request)
+    check(request)
     from couple.cli.editing import run
 
     run(request)
 
 
-def _check(request: EditRequest) -> None:
+def check(request: EditRequest) -> None:
     """Raise `Misuse` unless the request is what `EditRequest` says of it."""
     options.check_options(request)
     check_choice("editor", request.editor, EDITORS)

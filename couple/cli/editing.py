@@ -5,7 +5,6 @@ editor's sample beside them starts from the noise of the per-image one.
 """
 
 import sys
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,17 +13,21 @@ import torch
 from PIL import Image
 
 import couple
-from couple import bundled, scenes
+from couple import Edge, Result, bundled, scenes
 from couple.backends import editor_calls, editors, views
 from couple.bundled import blocks
+from couple.cli import provenance
 from couple.cli.clips import enlarged, write_mp4
 from couple.cli.coupling import weight_law
 from couple.cli.edit import EditRequest
-from couple.cli.folder import RECORD, whole_folder
-from couple.cli.machine import choose_device, choose_dtype, quiet_libraries
+from couple.cli.folder import whole_folder
+from couple.cli.journal import journal
+from couple.cli.machine import choose_device, choose_dtype, loading_device, quiet_libraries
 from couple.cli.montage import side_by_side
-from couple.cli.record import pipeline_facts, run_record
+from couple.cli.record import Model, asked
+from couple.cli.sampling import Sampler
 from couple.cli.sheet import Row, contact_sheet
+from couple.cli.stamp import finish
 from couple.metrics.consistency import reprojection_error
 from couple.scenes import Cameras, Scene, moving
 from couple.scenes.edits import CoarseEdit
@@ -49,26 +52,27 @@ class Sampled(NamedTuple):
     per_image: Sequence[Image.Image]
     image_to_multi_view: Sequence[Image.Image]
     coupled: Sequence[Image.Image]
-    editor_call: Mapping[str, Any]
-    model_call: Mapping[str, Any]
-    forwards: int
+    calls: Mapping[str, Mapping[str, Any]]
+    edges: Sequence[Edge]
+    results: Sequence[Result]
 
 
 def run(request: EditRequest) -> None:
     """Carry out a request and print what came of it."""
-    started = time.perf_counter()
     device = choose_device(request.device)
     dtype = choose_dtype(request.dtype, device, bundled=request.bundled)
-    quiet_libraries()
     scene, numbers = _chosen(request)
     reference = numbers[0] if request.reference is None else request.reference
     seen, made = _sizes(request, scene)
-    with whole_folder(request.out) as folder:
-        coarse = moving.moved(seen, request.move or (0, 0, 0), request.turn or 0.0) if request.spatial else None
-        shown = _editor_arguments(request, seen, coarse)
-        editor, model = _pipelines(request, dtype, device)
-        _check_size(request, made.cameras, views.size_multiple(model))
-        sampled = _sample(request, editor, shown, model, (seen.cameras, made.cameras), numbers.index(reference))
+    with journal() as notes, whole_folder(request.out) as folder:
+        quiet_libraries()
+        with notes.stage("load"):
+            coarse = moving.moved(seen, request.move or (0, 0, 0), request.turn or 0.0) if request.spatial else None
+            shown = _editor_arguments(request, seen, coarse)
+            editor, model = _pipelines(request, dtype, loading_device(device, request))
+            _check_size(request, made.cameras, views.size_multiple(model))
+        sampler, cameras = Sampler(request, device, request.out, folder, notes), (seen.cameras, made.cameras)
+        sampled = _sample(request, sampler, editor, shown, model, cameras, numbers.index(reference))
 
         ways = {"input": Way(made.pictures(), made.cameras)}
         if coarse is not None:
@@ -76,23 +80,26 @@ def run(request: EditRequest) -> None:
         ways["per-image"] = Way(sampled.per_image, seen.cameras)
         ways["image-to-multi-view"] = Way(sampled.image_to_multi_view, made.cameras)
         ways["coupled"] = Way(sampled.coupled, made.cameras)
-        # Depths say nothing about an object that was moved.
-        known = scene.depths and all(scene.depths) and not request.spatial
-        errors = _reprojection_errors(scene, ways) if known else {}
-        _write(folder, scene, ways, errors)
-        record = run_record(
-            request,
-            size=_size(made.cameras),
-            views=numbers,
-            reference=reference,
-            seeds={"editor": request.seed, "multiview": request.seed + 1},
-            editor={"name": request.editor, **pipeline_facts(editor), "call": _plain(sampled.editor_call)},
-            multiview={"name": request.multiview, **pipeline_facts(model), "call": _plain(sampled.model_call)},
-            reprojection_error=errors,
-            forwards=sampled.forwards,
-            seconds=round(time.perf_counter() - started, 2),
+        with notes.stage("measure"):
+            # Depths say nothing about an object that was moved.
+            known = scene.depths and all(scene.depths) and not request.spatial
+            errors = _reprojection_errors(scene, ways) if known else {}
+        with notes.stage("write"):
+            _write(folder, scene, ways, errors)
+        chosen = {"size": _size(made.cameras), "views": numbers, "reference": reference}
+        record = provenance.written(
+            "edit",
+            asked(request),
+            models=_models(request, {"editor": editor, "multiview": model}, sampled),
+            edges=sampled.edges,
+            sampled=sampled.results,
+            max_batch=request.max_batch,
+            notes=notes,
+            inputs=_inputs(request, scene),
+            results={**chosen, "reprojection_error": errors},
         )
-        (folder / RECORD).write_text(record, encoding="utf-8")
+        finish(folder, record)
+    sampler.forget()
     for name, error in errors.items():
         print(f"{name:>19}: {_spelled(error)}")
     print(request.out / "sheet.png")
@@ -100,6 +107,7 @@ def run(request: EditRequest) -> None:
 
 def _sample(
     request: EditRequest,
+    sampler: Sampler,
     editor: Any,
     shown: Mapping[str, Any],
     model: Any,
@@ -110,6 +118,7 @@ def _sample(
 
     Args:
         request: what was asked.
+        sampler: runs them.
         editor: the pipeline.
         shown: what it is shown of the views.
         model: the multi-view pipeline.
@@ -118,7 +127,7 @@ def _sample(
     """
     editing = {**shown, **_defaults(request, "editor")}
     per_image = couple.Trajectory(editor, name="per image", generator=_noise(request.seed), **editing)
-    first = couple.sample([per_image], max_batch=request.max_batch)
+    first = sampler([per_image])
     edits = first[per_image].images
 
     name, prompt = request.multiview, request.multiview_prompt
@@ -132,10 +141,10 @@ def _sample(
     rows = views.rows(name, len(cameras[1]), reference)
     sizes = {"editor_size": _size(cameras[0]), "size": _size(cameras[1])}
     edges = views.joined(kept, beside, rows, weight=weight_law(request), **sizes)
-    result = couple.sample([alone, kept, beside], edges, max_batch=request.max_batch)
+    result = sampler([alone, kept, beside], edges)
 
     plain, coupled = ([result[node].images[row] for row in rows] for node in (alone, kept))
-    return Sampled(edits, plain, coupled, editing, posed, first.forwards + result.forwards)
+    return Sampled(edits, plain, coupled, {"editor": editing, "multiview": posed}, edges, [first, result])
 
 
 def _check_size(request: EditRequest, cameras: Cameras, multiple: int) -> None:
@@ -265,6 +274,24 @@ def _spelled(error: float | None) -> str:
     return "nothing in common" if error is None else f"views differ by {error:.1f} of 255"
 
 
-def _plain(call: Mapping[str, Any]) -> dict[str, Any]:
-    """What of a call can be written down: numbers and words."""
-    return {key: value for key, value in call.items() if isinstance(value, int | float | str | None)}
+def _models(request: EditRequest, pipelines: Mapping[str, Any], sampled: Sampled) -> dict[str, Model]:
+    models = {
+        "editor": (request.editor, request.editor_model),
+        "multiview": (request.multiview, request.multiview_model),
+    }
+    return {
+        role: provenance.model(
+            f"{name} (bundled)" if request.bundled else given or name,
+            pipelines[role],
+            call=sampled.calls[role],
+            seeds=[request.seed + k],
+        )
+        for k, (role, (name, given)) in enumerate(models.items())
+    }
+
+
+def _inputs(request: EditRequest, scene: Scene) -> list[Path]:
+    """The files that decide about the result beside the models."""
+    given = [Path(path).expanduser() for path in (request.background, request.environment) if path is not None]
+    maps = scene.masks if request.spatial else ()
+    return [*scene.paths, *(path for path in (*scene.depths, *maps) if path is not None), *given]

@@ -3,7 +3,6 @@
 import math
 import re
 import sys
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,50 +11,62 @@ import numpy as np
 import torch
 from torch import Tensor
 
-import couple
 from couple.backends import video
 from couple.backends.loading import load_text_to_video
 from couple.bundled import COLOURS, MOTIONS, SPRITES, TEXT_TO_VIDEO_DEFAULTS, text_to_video
+from couple.cli import provenance
 from couple.cli.clips import write_gif, write_mp4
 from couple.cli.coupling import ROWS, call_settings, edges, joined, trajectories
-from couple.cli.folder import RECORD, slug, whole_folder
-from couple.cli.machine import choose_device, choose_dtype, quiet_libraries
+from couple.cli.folder import slug, whole_folder
+from couple.cli.journal import journal
+from couple.cli.machine import choose_device, choose_dtype, loading_device, quiet_libraries
 from couple.cli.montage import Clip, frames_sheet, side_by_side
-from couple.cli.record import request_facts, run_record
+from couple.cli.record import asked
+from couple.cli.sampling import Sampler
+from couple.cli.stamp import finish
 from couple.cli.video import VideoRequest
 from couple.metrics.clips import ClipClassifier, path_distance
 
 
 def film(request: VideoRequest) -> None:
     """Carry out a request and print what came of it."""
-    started = time.perf_counter()
     bundled = request.model is None
     device = choose_device(request.device)
     dtype = choose_dtype(request.dtype, device, bundled=bundled)
     if bundled:
         _note_foreign_prompts(request.prompts)
-    quiet_libraries()
-    with whole_folder(request.out) as folder:
-        pipeline = load_text_to_video(request.model or text_to_video(), dtype=dtype, device=device)
-        settings = _settings(pipeline, request)
+    with journal() as notes, whole_folder(request.out) as folder:
+        quiet_libraries()
+        with notes.stage("load"):
+            place = {"dtype": dtype, "device": loading_device(device, request)}
+            pipeline = load_text_to_video(request.model or text_to_video(), **place)
+            settings = _settings(pipeline, request)
+            seeds = [request.seed + i for i in range(len(request.prompts))]
+            models = {"model": provenance.model(request.model or "bundled", pipeline, call=settings, seeds=seeds)}
         nodes = trajectories(pipeline, request, settings)
         joins = edges(request, nodes["coupled"])
-        result = couple.sample([node for row in ROWS for node in nodes[row]], joins, max_batch=request.max_batch)
-
-        clips = {row: [result[node].frames[0] for node in nodes[row]] for row in ROWS}
-        measured = _measured(request, clips, joined(joins, nodes["coupled"]))
-        notes = {row: f"paths {_spelled(measured['alignment'][row]['path_distance'])}" for row in ROWS}
-        _write(folder, request, clips, notes)
-        record = run_record(
-            request,
-            **request_facts(request, pipeline, settings),
-            **measured,
-            forwards=result.forwards,
-            seconds=round(time.perf_counter() - started, 2),
+        sampler = Sampler(request, device, request.out, folder, notes)
+        result = sampler([node for row in ROWS for node in nodes[row]], joins)
+        with notes.stage("measure"):
+            clips = {row: [result[node].frames[0] for node in nodes[row]] for row in ROWS}
+            measured = _measured(request, clips, joined(joins, nodes["coupled"]))
+            sayings = {row: f"paths {_spelled(measured['alignment'][row]['path_distance'])}" for row in ROWS}
+        with notes.stage("write"):
+            _write(folder, request, clips, sayings)
+        record = provenance.written(
+            "video",
+            asked(request),
+            models=models,
+            edges=joins,
+            sampled=[result],
+            max_batch=request.max_batch,
+            notes=notes,
+            results=measured,
         )
-        (folder / RECORD).write_text(record, encoding="utf-8")
+        finish(folder, record)
+    sampler.forget()
     for row in ROWS:
-        print(f"{row:>9}: {notes[row]}")
+        print(f"{row:>9}: {sayings[row]}")
     print(request.out / "side-by-side.mp4")
 
 

@@ -1,7 +1,8 @@
 """The folder a run leaves behind: whole, or not at all.
 
-Everything is written into a hidden folder beside the wanted one, which takes its name at the very end. The
-hidden folder is made before anything slow, so that a place that cannot be written to is known at once.
+Everything is written into a hidden folder beside the wanted one, which takes its name at the very end, when all of it
+is on the disk: after a power cut, too, there is a whole folder or none. The hidden folder is made before anything slow,
+so that a place that cannot be written to is known at once.
 """
 
 import os
@@ -59,7 +60,10 @@ def whole_folder(folder: Path) -> Iterator[Path]:
                 f"--out {folder} cannot be made ({error.strerror}); name a folder you may write to, e.g. --out out/run."
             ) from error
         yield temporary
+        for path in (*temporary.rglob("*"), temporary):
+            _to_disk(path)
         _replace(folder, temporary)
+        _to_disk(folder.parent)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         for parent in made:
@@ -70,6 +74,18 @@ def whole_folder(folder: Path) -> Iterator[Path]:
 
 def _beside(folder: Path) -> Path:
     return folder.parent / f".{folder.name}-{secrets.token_hex(4)}"
+
+
+def _to_disk(path: Path) -> None:
+    """Wait until a file, or the list of names that a folder is, has been written; Windows does the latter by itself."""
+    if path.is_dir() and os.name == "nt":
+        return
+    # A file has to be open for writing there to be flushed.
+    handle = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def _replace(folder: Path, new: Path) -> None:

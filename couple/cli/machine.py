@@ -6,6 +6,8 @@ import torch
 from diffusers.utils import logging as diffusers_logging
 from transformers.utils import logging as transformers_logging
 
+from couple.cli.options import Execution
+
 
 def choose_device(name: str | None) -> torch.device:
     """The device of that name, or a GPU if there is one; raises ValueError if it cannot be used here."""
@@ -31,3 +33,8 @@ def quiet_libraries() -> None:
         logging.set_verbosity_error()
         logging.disable_progress_bar()
     warnings.filterwarnings("ignore", module=r"(torch|diffusers|transformers|huggingface_hub)\b")
+
+
+def loading_device(device: torch.device, execution: Execution) -> torch.device:
+    """Where models are loaded to: where they run, or beside it where a placement brings what is needed."""
+    return device if execution.memory is None else torch.device("cpu")

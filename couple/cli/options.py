@@ -16,6 +16,7 @@ from typer.exceptions import TyperException
 LAWS = ("constant", "rate", "relax", "implicit")
 GRAPHS = ("pair", "chain", "complete", "star")
 DTYPES = ("float32", "bfloat16", "float16")
+MEMORY = ("resident", "stream", "auto")
 
 Prompts = Annotated[list[str] | None, typer.Argument(metavar="PROMPT PROMPT", show_default=False)]
 Model = Annotated[str | None, typer.Option(help="Folder or hub id of a pipeline.", show_default="the bundled one")]
@@ -38,6 +39,29 @@ Guidance = Annotated[float | None, typer.Option(help="Guidance scale.", show_def
 Size = Annotated[str | None, typer.Option(metavar="N|WxH", help="Pixels.", show_default="the model's")]
 Seed = Annotated[int, typer.Option(help="Prompt number i, from 0, starts from the noise of seed + i.")]
 MaxBatch = Annotated[int | None, typer.Option(help="Most samples in one forward pass.", show_default="all")]
+Memory = Annotated[
+    str | None,
+    typer.Option(
+        metavar="|".join(MEMORY),
+        help="Where weights are: each model on the device while it runs, block by block, or as it fits.",
+        show_default="all on the device",
+    ),
+]
+Budget = Annotated[
+    str | None, typer.Option(metavar="12GB", help="What --memory may take on the device.", show_default="what is free")
+]
+Attention = Annotated[
+    str | None, typer.Option(help="Attention backend, as diffusers spells it.", show_default="the model's")
+]
+Compile = Annotated[bool, typer.Option("--compile", help="Compile the repeated blocks of the models first.")]
+Preview = Annotated[
+    int | None, typer.Option(metavar="N", help="Show what is predicted every N steps; keep a filmstrip and a trace.")
+]
+CheckpointEvery = Annotated[
+    int | None,
+    typer.Option(metavar="N", help="Keep a checkpoint every N steps.", show_default="only when interrupted"),
+]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on where the same command line was stopped.")]
 Dtype = Annotated[
     str | None,
     typer.Option(metavar="|".join(DTYPES), show_default="float32 on a CPU or when bundled, else bfloat16"),
@@ -53,7 +77,32 @@ class Misuse(TyperException):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options:
+class Execution:
+    """How a run is carried out. What is drawn does not change by it, but for rounding.
+
+    Attributes:
+        max_batch: At least 1; None merges all forwards.
+        memory: One of `MEMORY`; None for all weights on the device.
+        budget: What they may take there, as `couple.Placement` reads it.
+        attention: A backend as diffusers spells it.
+        compile: Whether repeated blocks are compiled.
+        preview: Steps between previews; None for no previews.
+        checkpoint_every: Steps between checkpoints; None for one when the run is interrupted.
+        resume: Whether to go on from a checkpoint.
+    """
+
+    max_batch: int | None = None
+    memory: str | None = None
+    budget: str | None = None
+    attention: str | None = None
+    compile: bool = False
+    preview: int | None = None
+    checkpoint_every: int | None = None
+    resume: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(Execution):
     """What every run is asked. None stands for the model's own default.
 
     Attributes:
@@ -63,7 +112,6 @@ class Options:
         steps: At least 1.
         guidance: Finite.
         seed: Not negative.
-        max_batch: At least 1; None merges all forwards.
         dtype: One of `DTYPES`.
         device: As torch spells it.
         out: The folder to leave behind.
@@ -75,7 +123,6 @@ class Options:
     steps: int | None
     guidance: float | None
     seed: int
-    max_batch: int | None
     dtype: str | None
     device: str | None
     out: Path
@@ -109,8 +156,18 @@ def check_options(options: Options) -> None:
     if options.guidance is not None and not math.isfinite(options.guidance):
         raise Misuse(f"--guidance {options.guidance:g} must be a finite number; try --guidance 3.")
     check_least("steps", options.steps, 1)
-    check_least("max-batch", options.max_batch, 1)
     check_least("seed", options.seed, 0)
+    check_execution(options)
+
+
+def check_execution(execution: Execution) -> None:
+    """Raise `Misuse` unless the execution is what `Execution` says of it."""
+    check_choice("memory", execution.memory, MEMORY)
+    if execution.budget is not None and execution.memory is None:
+        raise Misuse(f"--budget {execution.budget} goes with --memory; try --memory auto --budget {execution.budget}.")
+    check_least("max-batch", execution.max_batch, 1)
+    check_least("preview", execution.preview, 1)
+    check_least("checkpoint-every", execution.checkpoint_every, 1)
 
 
 def check_request(request: Request, example: str) -> None:

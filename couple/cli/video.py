@@ -45,6 +45,13 @@ def video(
     ] = None,
     seed: options.Seed = 0,
     max_batch: options.MaxBatch = None,
+    memory: options.Memory = None,
+    budget: options.Budget = None,
+    attention: options.Attention = None,
+    compile: options.Compile = False,
+    preview: options.Preview = None,
+    checkpoint_every: options.CheckpointEvery = None,
+    resume: options.Resume = False,
     dtype: options.Dtype = None,
     device: options.Device = None,
     out: options.Out = None,
@@ -65,14 +72,26 @@ def video(
         fps=fps if fps is not None else _BUNDLED_FPS if model is None else _FPS,
         seed=seed,
         max_batch=max_batch,
+        memory=memory,
+        budget=budget,
+        attention=attention,
+        compile=compile,
+        preview=preview,
+        checkpoint_every=checkpoint_every,
+        resume=resume,
         dtype=dtype,
         device=device,
         out=out or unused_folder(prompts),
     )
+    check_video(request)
+    from couple.cli.filming import film
+
+    film(request)
+
+
+def check_video(request: VideoRequest) -> None:
+    """Raise `Misuse` unless the request is what `VideoRequest` says of it."""
     options.check_request(request, 'couple video "a pink star circles" "a blue square circles"')
     options.check_least("frames", request.frames, 1)
     if not 0 < request.fps <= 100:
         raise options.Misuse(f"--fps {request.fps:g} must be more than 0 and at most 100; try --fps {_FPS:g}.")
-    from couple.cli.filming import film
-
-    film(request)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from numbers import Real
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -66,6 +67,16 @@ class Averaging:
         for edge in edges:
             _check_edge(edge, self._name)
         self._sharing = {}
+
+    def excess(self, edges: Sequence[Edge]) -> str:
+        """Say nothing: an average is no stronger than what it is made of."""
+        return ""
+
+    def remember(self) -> Any:
+        """Return nothing: what is shared follows from the edges, and the average from what arrives."""
+
+    def recall(self, memory: Any) -> None:
+        """Take nothing back."""
 
     @torch.no_grad()
     def meet(self, meeting: Meeting) -> None:

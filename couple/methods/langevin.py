@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from numbers import Real
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -100,6 +101,7 @@ class ScoreAverageMCMC(ScoreAverage):
         self.leapfrog = leapfrog if sampler == "uha" else 1
         self.evaluations = steps * self.leapfrog + 1
         self._momentum: dict[Trajectory, Tensor] = {}
+        self._trajectories: Sequence[Trajectory] = ()
 
     def begin(self, trajectories: Sequence[Trajectory], edges: Sequence[Edge]) -> None:
         """Refuse also schedulers whose timesteps cannot be repeated."""
@@ -107,6 +109,22 @@ class ScoreAverageMCMC(ScoreAverage):
         for trajectory in dict.fromkeys(trajectory for edge in edges for trajectory in edge.trajectories):
             schedulers.check_repeatable(trajectory.pipeline)
         self._momentum = {}
+        self._trajectories = trajectories
+
+    def excess(self, edges: Sequence[Edge]) -> str:
+        """Say that the corrections may be too large."""
+        return "corrections are too large: lower step_size"
+
+    def remember(self) -> dict[str, Any]:
+        """Return the state of the generator, and the momentum of each trajectory, by its place in the run."""
+        momentum = [self._momentum.get(trajectory) for trajectory in self._trajectories]
+        return {"generator": self.generator.get_state(), "momentum": momentum}
+
+    def recall(self, memory: Mapping[str, Any]) -> None:
+        """Take both back."""
+        self.generator.set_state(memory["generator"])
+        pairs = zip(self._trajectories, memory["momentum"], strict=True)
+        self._momentum = {trajectory: momentum for trajectory, momentum in pairs if momentum is not None}
 
     def _move(self, due: Mapping[Trajectory, Arrival], sharing: Sharing, x0: Mapping[Trajectory, Tensor]) -> None:
         first = due[sharing.trajectories[0]]

@@ -24,6 +24,7 @@ MODELS = {
     "mvdream": "mvdream",
     "mv-adapter": "mv_adapter i2mv sd21",
 }
+STAGES = {"load", "encode", "denoise", "decode", "measure", "write"}
 WAYS = ["input", "per-image", "image-to-multi-view", "coupled"]
 
 
@@ -79,16 +80,19 @@ def test_a_run_leaves_a_scene_for_each_way_a_sheet_a_video_and_a_record(plain, h
 
 def test_the_record_says_what_ran(plain):
     record = json.loads((plain / "run.json").read_text())
-    assert record["views"] == [0, 1, 2, 3] and record["reference"] == 2
-    assert record["seeds"] == {"editor": 7, "multiview": 8}
-    assert record["editor"]["pipeline"] == "StableDiffusionInstructPix2PixPipeline"
-    assert record["editor"]["call"] == {"num_inference_steps": 2, "guidance_scale": 3.0}
-    assert record["multiview"]["call"] == {"height": 16, "width": 16, "num_inference_steps": 2}
-    for part in ("editor", "multiview"):
-        assert record[part]["scheduler"]["class"] == "DDPMScheduler"
-    assert set(record["reprojection_error"]) == set(WAYS)
-    assert all(0 <= error <= 255 for error in record["reprojection_error"].values())
-    assert record["seconds"] > 0 and record["prompt"] == "make it gold"
+    results, (editor, multiview) = record["results"], (record["models"][role] for role in ("editor", "multiview"))
+    assert results["views"] == [0, 1, 2, 3] and results["reference"] == 2 and results["size"] == [16, 16]
+    assert editor["seeds"] == [7] and multiview["seeds"] == [8]
+    assert editor["pipeline"] == "StableDiffusionInstructPix2PixPipeline"
+    assert editor["call"] == {"num_inference_steps": 2, "guidance_scale": 3.0}
+    assert multiview["call"] == {"height": 16, "width": 16, "num_inference_steps": 2}
+    for model in (editor, multiview):
+        assert model["scheduler"]["kind"] == "DDPMScheduler"
+    assert set(results["reprojection_error"]) == set(WAYS)
+    assert all(0 <= error <= 255 for error in results["reprojection_error"].values())
+    assert record["request"]["prompt"] == "make it gold" and set(record["seconds"]) == STAGES
+    # Every picture and depth of the scene; the masks decide nothing here.
+    assert len(record["inputs"]) == 8 and len(record["edges"]) == 4 and record["batch"]["steps"] == [2, 2, 2, 2]
 
 
 def test_the_pictures_are_what_the_pipelines_make_alone(plain, home):
@@ -157,17 +161,17 @@ def test_every_editor_runs(home, tmp_path, monkeypatch, editor, options):
     record = json.loads((tmp_path / "run/run.json").read_text())
     if "--move" in options:
         # Depths of before the move say nothing about the pictures after it.
-        assert ways == {*WAYS, "coarse"} and record["reprojection_error"] == {}
+        assert ways == {*WAYS, "coarse"} and record["results"]["reprojection_error"] == {}
         assert not np.array_equal(pictures(tmp_path / "run", "coarse")[0], pictures(tmp_path / "run", "input")[0])
     else:
-        assert ways == set(WAYS) and set(record["reprojection_error"]) == set(WAYS)
+        assert ways == set(WAYS) and set(record["results"]["reprojection_error"]) == set(WAYS)
 
 
 @pytest.mark.parametrize(("multiview", "words"), [("mvdream", ["--multiview-prompt", "a cup"]), ("mv-adapter", [])])
 def test_every_multi_view_model_runs(home, tmp_path, multiview, words):
     size = "32" if multiview == "mv-adapter" else "16"
     assert edit(home, tmp_path / "run", "ic-light", *words, multiview=multiview, size=size) == 0
-    call = json.loads((tmp_path / "run/run.json").read_text())["multiview"]["call"]
+    call = json.loads((tmp_path / "run/run.json").read_text())["models"]["multiview"]["call"]
     assert call["prompt"] == (words[1] if words else "high quality")
 
 

@@ -1,9 +1,13 @@
 """`couple image` from end to end, on a tiny Flux with random weights."""
 
+import contextlib
+import hashlib
 import json
+import os
 import signal
 import subprocess
 import sys
+import termios
 from pathlib import Path
 
 import pytest
@@ -39,11 +43,20 @@ def test_a_run_leaves_pictures_a_sheet_and_a_record(model, tmp_path, capsys):
     assert Image.open(out / "coupled-1-a-pink-star.png").size == (32, 32)
     assert min(Image.open(out / "sheet.png").size) > 500
     record = json.loads((out / "run.json").read_text())
-    assert record["seeds"] == [7, 8]
-    assert record["call"] == {"num_inference_steps": 2, "guidance_scale": 2.0, "width": 32, "height": 32}
-    assert record["scheduler"]["class"] == "FlowMatchEulerDiscreteScheduler"
-    assert record["forwards"] > 0 and record["seconds"] > 0
-    assert set(record["alignment"]) == {"uncoupled", "coupled"}
+    ran = record["models"]["model"]
+    assert ran["seeds"] == [7, 8] and ran["name"] == model
+    assert ran["call"] == {"num_inference_steps": 2, "guidance_scale": 2.0, "width": 32, "height": 32}
+    assert ran["scheduler"]["kind"] == "FlowMatchEulerDiscreteScheduler"
+    assert ran["attention"] == ["native", "AttnProcessor2_0", "FluxAttnProcessor"]
+    weights = Path(model) / "transformer" / "diffusion_pytorch_model.safetensors"
+    digest = hashlib.sha256(weights.read_bytes()).hexdigest()
+    assert ran["components"]["transformer"]["files"] == {weights.name: digest}
+    assert set(ran["components"]) == {"vae", "text_encoder", "text_encoder_2", "transformer"}
+    assert record["batch"] == {"max_batch": None, "forwards": record["batch"]["forwards"], "steps": [2, 2, 2, 2]}
+    assert record["batch"]["forwards"] > 0 and record["memory"] is None
+    assert set(record["seconds"]) == {"load", "encode", "denoise", "decode", "measure", "write"}
+    assert set(record["results"]["alignment"]) == {"uncoupled", "coupled"}
+    assert "window(relax(" in record["edges"][0] and len(record["edges"]) == 1
     assert {"couple", "torch", "diffusers", "transformers"} <= set(record["versions"])
     told = capsys.readouterr().out.splitlines()
     assert told[0].startswith("uncoupled: centres") and told[1].strip().startswith("coupled: centres")
@@ -81,14 +94,20 @@ def test_a_run_that_cannot_work_leaves_nothing(model, tmp_path, capsys, options,
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_interrupted_run_leaves_nothing(model, tmp_path):
+def test_an_interrupted_run_leaves_a_checkpoint_and_nothing_else(model, tmp_path):
     command = [Path(sys.executable).parent / "couple", "image", "a", "b", "--model", model, "--steps", "100000"]
-    process = subprocess.Popen([*command, "--size", "32", "--out", tmp_path / "run"], stderr=subprocess.PIPE, text=True)
-    assert process.stderr is not None
-    while "step" not in process.stderr.read(16):
-        assert process.poll() is None
+    # Steps are shown on a terminal only.
+    screen, terminal = os.openpty()
+    termios.tcsetwinsize(terminal, (24, 80))
+    process = subprocess.Popen([*command, "--size", "32", "--out", tmp_path / "run"], stderr=terminal)
+    os.close(terminal)
+    told = ""
+    while "denoise" not in told:
+        told += os.read(screen, 4096).decode()
     process.send_signal(signal.SIGINT)
-    told = process.communicate(timeout=120)[1]
-    assert process.returncode == 130
-    assert "interrupted; nothing was written" in told and "Traceback" not in told
-    assert list(tmp_path.iterdir()) == []
+    with contextlib.suppress(OSError):  # at the end of a terminal
+        while more := os.read(screen, 4096):
+            told += more.decode()
+    assert process.wait(timeout=120) == 130
+    assert "Add --resume" in told and "interrupted; no results were written" in told and "Traceback" not in told
+    assert [path.name for path in tmp_path.iterdir()] == [".run-1.checkpoint"]

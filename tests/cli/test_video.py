@@ -45,11 +45,12 @@ def test_a_run_leaves_clips_a_montage_a_sheet_and_a_record(model, tmp_path, caps
         assert Image.open(out / f"{clip}.gif").size == (256, 256)
     assert imageio.v3.immeta(out / "side-by-side.mp4", plugin="FFMPEG")["fps"] == 10
     record = json.loads((out / "run.json").read_text())
-    assert record["seeds"] == [7, 8] and record["fps"] == 10 and record["frames"] == 5
-    assert record["pipeline"] == "WanPipeline" and record["forwards"] > 0 and record["seconds"] > 0
+    ran = record["models"]["model"]
+    assert ran["seeds"] == [7, 8] and record["request"]["fps"] == 10 and record["request"]["frames"] == 5
+    assert ran["pipeline"] == "WanPipeline" and record["batch"]["forwards"] > 0
     asked = {"num_inference_steps": 2, "guidance_scale": 2.0, "width": 16, "height": 16, "num_frames": 5}
-    assert record["call"] == asked | {"output_type": "pil"}
-    assert set(record["alignment"]) == {"uncoupled", "coupled"} and "classifier" not in record
+    assert ran["call"] == asked | {"output_type": "pil"}
+    assert set(record["results"]["alignment"]) == {"uncoupled", "coupled"} and "classifier" not in record["results"]
     told = capsys.readouterr().out.splitlines()
     assert told[0].startswith("uncoupled: paths") and told[1].strip().startswith("coupled: paths")
     assert told[2] == str(out / "side-by-side.mp4")
@@ -87,18 +88,19 @@ def test_a_run_that_cannot_work_leaves_nothing(model, tmp_path, capsys, options,
 
 
 def test_the_bundled_model_runs_on_the_scheduler_wan_ships_with(film):
-    scheduler = json.loads((film / "run.json").read_text())["scheduler"]
-    assert scheduler["class"] == "UniPCMultistepScheduler"
+    scheduler = json.loads((film / "run.json").read_text())["models"]["model"]["scheduler"]
+    assert scheduler["kind"] == "UniPCMultistepScheduler"
     assert scheduler["config"]["prediction_type"] == "flow_prediction" and scheduler["config"]["use_flow_sigmas"]
 
 
 def test_bundled_videos_move_together_and_show_their_prompts(film):
     record = json.loads((film / "run.json").read_text())
-    assert record["model"] == "bundled" and record["call"]["num_frames"] == 13 and record["fps"] == 8
-    apart, near = (record["alignment"][row]["path_distance"] for row in ("uncoupled", "coupled"))
+    ran, results = record["models"]["model"], record["results"]
+    assert ran["name"] == "bundled" and ran["call"]["num_frames"] == 13 and record["request"]["fps"] == 8
+    apart, near = (results["alignment"][row]["path_distance"] for row in ("uncoupled", "coupled"))
     assert near < apart / 2
     for row in ("uncoupled", "coupled"):
-        read = record["classifier"][row]
+        read = results["classifier"][row]
         assert [one["right"] for one in read] == [True, True]
         assert [one["seen"] for one in read] == ["pink star circles", "blue square circles"]
 
@@ -121,5 +123,5 @@ def test_prompts_that_the_bundled_model_does_not_know_are_noted(tmp_path, capsys
     assert run(["video", *prompts, "--steps", "1", "--out", str(tmp_path / "run")]) == 0
     told = capsys.readouterr().err
     assert "'a samurai'" in told and "'a pink and blue star circles'" in told and "moves up!" not in told
-    read = json.loads((tmp_path / "run" / "run.json").read_text())["classifier"]["coupled"]
+    read = json.loads((tmp_path / "run" / "run.json").read_text())["results"]["classifier"]["coupled"]
     assert [one["right"] is None for one in read] == [False, True, True]

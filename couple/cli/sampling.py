@@ -1,0 +1,127 @@
+"""The one place where the commands sample: kernels, memory, previews, checkpoints and what is left of a failed run."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import couple
+from couple import Checkpoint, Edge, Placement, Result, Trajectory, replay
+from couple.cli.clips import write_mp4
+from couple.cli.folder import slug
+from couple.cli.journal import Journal
+from couple.cli.options import Execution
+from couple.methods import Coupled
+
+#: Meetings between checkpoints where one is wanted only when the run is interrupted.
+_NEVER = 10**9
+#: Frames a second of clips that are saved of a run that diverged.
+_FPS = 8
+
+
+class Sampler:
+    """`couple.sample` as one run is asked to carry it out.
+
+    Args:
+        execution: how.
+        device: where models run.
+        out: the folder that the run will leave behind. Checkpoints lie beside it, and what finished of a run that
+            diverged in `OUT-finished`.
+        folder: the folder that becomes it; previews go there.
+        notes: shows the stages, and keeps their times.
+    """
+
+    def __init__(self, execution: Execution, device: torch.device, out: Path, folder: Path, notes: Journal) -> None:
+        """Sample nothing yet."""
+        self._execution = execution
+        self._device = device
+        self._out = out
+        self._folder = folder
+        self._notes = notes
+        self._calls = 0
+
+    def __call__(self, trajectories: Sequence[Trajectory], edges: Sequence[Edge] = ()) -> Result:
+        """Sample; the n-th call of a run that is resumed goes on where its n-th call was."""
+        self._calls += 1
+        execution = self._execution
+        max_batch, checkpoint = execution.max_batch, self._checkpoint(trajectories)
+        pipelines = list({id(trajectory.pipeline): trajectory.pipeline for trajectory in trajectories}.values())
+        with ExitStack() as stack:
+            if execution.attention is not None or execution.compile:
+                from couple.backends import acceleration
+
+                if execution.attention is not None:
+                    stack.enter_context(acceleration.attention_backend(execution.attention, *pipelines))
+                if execution.compile:
+                    stack.enter_context(acceleration.compiled(*pipelines))
+                    max_batch = acceleration.constant_batch(trajectories, max_batch)
+            previews = None
+            if execution.preview is not None:
+                from couple.cli.previewing import Previews
+
+                previews = Previews(self._folder, trajectories, execution.preview)
+                stack.callback(previews.finish)
+                print(f"couple: until the run ends, previews are in {self._folder / 'previews'}", file=sys.stderr)
+            stack.enter_context(self._notes.stage("encode"))
+            try:
+                return couple.sample(
+                    trajectories,
+                    edges,
+                    max_batch=max_batch,
+                    placement=self._placement(),
+                    callback=previews,
+                    progress=self._notes.stepped,
+                    checkpoint=checkpoint,
+                )
+            except couple.Diverged as error:
+                if (kept := self._rescued(error.result)) is None:
+                    raise
+                raise FloatingPointError(f"{error} They are in {kept}.") from None
+            except KeyboardInterrupt as stop:
+                if checkpoint is not None and checkpoint.path.exists():
+                    print(f"\ncouple: {stop} Add --resume to go on.", file=sys.stderr)
+                raise
+
+    def forget(self) -> None:
+        """Remove the checkpoints: the results are safe."""
+        for number in range(1, self._calls + 1):
+            self._place(number).unlink(missing_ok=True)
+
+    def _checkpoint(self, trajectories: Sequence[Trajectory]) -> Checkpoint | None:
+        execution = self._execution
+        every = execution.checkpoint_every or _NEVER
+        checkpoint = Checkpoint(self._place(self._calls), every=every, keep=True)
+        if not execution.resume:
+            checkpoint.remove()
+            if execution.checkpoint_every is None:
+                try:
+                    replay.check(trajectories, Coupled())
+                except ValueError:
+                    # Nobody asked for one, and this run cannot have one.
+                    return None
+        return checkpoint
+
+    def _placement(self) -> Placement | None:
+        kind: Any = self._execution.memory
+        return None if kind is None else Placement(kind, budget=self._execution.budget, device=self._device)
+
+    def _place(self, number: int) -> Path:
+        return self._out.parent / f".{self._out.name}-{number}.checkpoint"
+
+    def _rescued(self, result: Result) -> Path | None:
+        """Save what those gave that did not diverge; tell where it is."""
+        folder = self._out.with_name(f"{self._out.name}-finished")
+        for trajectory, output in result.items():
+            stem = slug(trajectory.name)
+            if hasattr(output, "frames"):
+                folder.mkdir(parents=True, exist_ok=True)
+                write_mp4(folder / f"{stem}.mp4", output.frames[0], _FPS)
+            for k, picture in enumerate(getattr(output, "images", ())):
+                folder.mkdir(parents=True, exist_ok=True)
+                picture.save(folder / (f"{stem}.png" if len(output.images) == 1 else f"{stem}-{k}.png"))
+        return folder if len(result) and folder.is_dir() else None
