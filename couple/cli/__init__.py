@@ -4,6 +4,7 @@ Mistakes are told in one sentence on standard error. The exit code is 2 when the
 when the run is, 3 when numbers ran away, 130 after Ctrl-C.
 """
 
+import errno
 import sys
 
 import typer
@@ -55,7 +56,10 @@ def run(arguments: list[str]) -> int:
         print(f"couple: {error}", file=sys.stderr)
         return DIVERGED
     except (ValueError, NotImplementedError, ImportError, OSError) as error:
-        print(f"couple: {error}", file=sys.stderr)
+        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        # What was sampled is in a checkpoint, unless the disk was full before it was written.
+        advice = ". Make room and give the same command again, with --resume" if full else ""
+        print(f"couple: {error}{advice}", file=sys.stderr)
         return 1
     if code == INTERRUPTED:
         print("couple: interrupted; no results were written.", file=sys.stderr)

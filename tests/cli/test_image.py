@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import termios
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 
 from couple.cli import run
@@ -94,12 +96,14 @@ def test_a_run_that_cannot_work_leaves_nothing(model, tmp_path, capsys, options,
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_interrupted_run_leaves_a_checkpoint_and_nothing_else(model, tmp_path):
-    command = [Path(sys.executable).parent / "couple", "image", "a", "b", "--model", model, "--steps", "100000"]
+def test_an_interrupted_run_leaves_a_checkpoint_from_which_it_goes_on_bit_for_bit(model, tmp_path):
+    command = [Path(sys.executable).parent / "couple", "image", "a", "b", "--model", model, "--steps", "150"]
     # Steps are shown on a terminal only.
     screen, terminal = os.openpty()
     termios.tcsetwinsize(terminal, (24, 80))
-    process = subprocess.Popen([*command, "--size", "32", "--out", tmp_path / "run"], stderr=terminal)
+    # Sums depend on the number of threads, and threads that wait for each other take turns with the signal.
+    environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
+    process = subprocess.Popen([*command, "--size", "32", "--out", tmp_path / "run"], stderr=terminal, env=environment)
     os.close(terminal)
     told = ""
     while "denoise" not in told:
@@ -111,3 +115,23 @@ def test_an_interrupted_run_leaves_a_checkpoint_and_nothing_else(model, tmp_path
     assert process.wait(timeout=120) == 130
     assert "Add --resume" in told and "interrupted; no results were written" in told and "Traceback" not in told
     assert [path.name for path in tmp_path.iterdir()] == [".run-1.checkpoint"]
+    assert image(model, tmp_path / "run", "--steps", "150", "--resume", prompts=("a", "b")) == 0
+    assert image(model, tmp_path / "whole", "--steps", "150", prompts=("a", "b")) == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["run", "whole"]
+    for path in sorted((tmp_path / "whole").glob("*.png")):
+        with Image.open(path) as whole, Image.open(tmp_path / "run" / path.name) as resumed:
+            assert whole.tobytes() == resumed.tobytes()
+
+
+def test_a_full_disk_is_told_with_what_to_do(model, tmp_path):
+    command = [Path(sys.executable).parent / "couple", "image", "a", "b", "--model", model, "--steps", "2"]
+
+    def fill():
+        # No file may grow beyond this: the nearest thing to a full disk that a test can have.
+        resource.setrlimit(resource.RLIMIT_FSIZE, (64, 64))
+
+    run = subprocess.run(
+        [*command, "--size", "32", "--out", tmp_path / "run"], capture_output=True, text=True, preexec_fn=fill
+    )
+    assert run.returncode == 1 and "Make room and give the same command again, with --resume" in run.stderr
+    assert "Traceback" not in run.stderr and list(tmp_path.iterdir()) == []
