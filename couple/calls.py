@@ -1,6 +1,6 @@
 """One trajectory's pipeline call: a greenlet that can be paused, and the two places where it pauses.
 
-A call pauses at the forward of a network it shares (a `merging.Request`) and at `scheduler.step` (an
+A call pauses at the forward of a network it shares (a `requests.Request`) and at `scheduler.step` (an
 `arrival.Arrival`). The hooks in the schedulers and networks only post what they were given and wait; the engine decides
 what happens.
 
@@ -86,11 +86,6 @@ class Call:
 
     def _run(self) -> None:
         self.output = self.pipeline(**self.trajectory.call_kwargs)
-
-    @property
-    def alive(self) -> bool:
-        """Whether the pipeline call has not ended yet."""
-        return not self._turn.dead
 
     @property
     def running(self) -> bool:

@@ -16,7 +16,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
-from couple import fingerprint, states
+from couple import atomic, fingerprint, states
 
 #: What the metadata of a checkpoint is called, and the form of what is in it.
 _KEY, _FORM = "couple checkpoint", 1
@@ -105,8 +105,9 @@ class Checkpoint:
         """
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            _replace(self._beside, b"", self._beside)
-            self._beside.unlink()
+            probe = self.path.with_name(f".{self.path.name}.probe")
+            atomic.write(probe, b"")
+            probe.unlink()
         except OSError as error:
             raise type(error)(
                 error.errno,
@@ -127,7 +128,7 @@ class Checkpoint:
         text = json.dumps({"form": _FORM, "run": dict(run), "kept": tree})
         seal = states.digest([text, tensors])
         try:
-            _replace(self._beside, save(tensors, {_KEY: text, "sha256": seal}), self.path)
+            atomic.write(self.path, save(tensors, {_KEY: text, "sha256": seal}))
         except OSError as error:
             if not self._failed:
                 warnings.warn(
@@ -141,10 +142,6 @@ class Checkpoint:
             return False
         self._failed = False
         return True
-
-    @property
-    def _beside(self) -> Path:
-        return self.path.with_name(f".{self.path.name}.part")
 
 
 def _opened(path: Path) -> tuple[dict[str, str], Any]:
@@ -160,19 +157,3 @@ def _opened(path: Path) -> tuple[dict[str, str], Any]:
     if content["form"] != _FORM:
         raise ValueError(f"its form is {content['form']!r:.20}, and this version of couple reads {_FORM}")
     return {str(what): str(value) for what, value in content["run"].items()}, states.unpacked(content["kept"], tensors)
-
-
-def _replace(beside: Path, content: bytes, path: Path) -> None:
-    """Put a whole file in place of another, or leave the other as it was.
-
-    The folder is not flushed: where power fails before the new name is on the disk, the checkpoint before is good too.
-    """
-    try:
-        with beside.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(path)
-    except BaseException:
-        beside.unlink(missing_ok=True)
-        raise

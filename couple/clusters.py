@@ -6,7 +6,10 @@ must see the folder of results.
 
 from __future__ import annotations
 
+import builtins
 import os
+import signal
+import threading
 from typing import Any
 
 from tqdm.auto import tqdm
@@ -31,6 +34,8 @@ def run(board: Board, workers: int | None = None) -> None:
         raise ImportError("--ray needs Ray: pip install 'couple[ray]'.") from error
     local: dict[str, Any] = {} if "RAY_ADDRESS" in os.environ else {"num_cpus": workers, "include_dashboard": False}
     started = not ray.is_initialized()
+    # Ray puts its own in their place, and leaves them there.
+    before = builtins.print, signal.getsignal(signal.SIGTERM)
     if started:
         ray.init(**local, log_to_driver=False)
     try:
@@ -52,6 +57,9 @@ def run(board: Board, workers: int | None = None) -> None:
     finally:
         if started:
             ray.shutdown()
+            builtins.print = before[0]
+            if threading.current_thread() is threading.main_thread():
+                signal.signal(signal.SIGTERM, before[1])
 
 
 def _attempt(out: Any, job: Job, run: str) -> dict[str, Any]:

@@ -50,8 +50,8 @@ def estimate(model: Any, *, dtype: torch.dtype | None = None, **sizes: Any) -> E
     """Estimate what a call takes.
 
     Args:
-        model: a folder with a pipeline in diffusers' format, or a pipeline.
-        dtype: of the weights; None for what a pipeline has, and bfloat16 for a folder.
+        model: a folder with a pipeline in diffusers' format, a pipeline, or the `skeletons` of one.
+        dtype: of the weights of a folder, bfloat16 if None; the others have their own.
         **sizes: `height`, `width`, `num_frames` of the call; what is not given is as the pipeline chooses.
 
     Returns:
@@ -60,11 +60,13 @@ def estimate(model: Any, *, dtype: torch.dtype | None = None, **sizes: Any) -> E
     Raises:
         ValueError: the folder holds no pipeline, or one of its networks is of no known library.
     """
-    networks = skeletons(Path(model), dtype or torch.bfloat16) if isinstance(model, (str, Path)) else _twins(model)
+    if isinstance(model, (str, Path)):
+        model = skeletons(Path(model), dtype or torch.bfloat16)
+    networks = model if isinstance(model, Mapping) else _twins(model)
     weights = {name: size(tensors(network)) for name, network in networks.items()}
     denoiser: Any = next((networks[name] for name in ("transformer", "unet") if name in networks), None)
     vae: Any = next((network for network in networks.values() if autoencoders.is_autoencoder(network)), None)
-    shape = _state(denoiser, vae, {name: sizes[name] for name in SIZES if sizes.get(name)})
+    shape = state_shape(denoiser, vae, {name: sizes[name] for name in SIZES if sizes.get(name)})
     if shape is None or denoiser is None:
         return Estimate(weights, None, 0, None)
     state = torch.empty(shape, device="meta", dtype=_dtype(denoiser))
@@ -126,8 +128,8 @@ def _dtype(network: nn.Module) -> torch.dtype:
     return next((t.dtype for t in network.parameters() if t.is_floating_point()), torch.float32)
 
 
-def _state(denoiser: Any, vae: Any, sizes: Mapping[str, int]) -> tuple[int, ...] | None:
-    """Return the shape of the latents of one sample, (1, C, H, W) or (1, C, F, H, W)."""
+def state_shape(denoiser: Any, vae: Any, sizes: Mapping[str, int]) -> tuple[int, ...] | None:
+    """Return the shape of the latents of one sample, (1, C, H, W) or (1, C, F, H, W); None if it is unknown."""
     kind = type(denoiser).__name__
     if vae is None and kind not in INPUTS:
         return None

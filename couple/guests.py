@@ -47,13 +47,11 @@ class Room:
             self._arrived(guest.size)
         self._here.append(guest)
 
-    def clear(self, who: Callable[[Guest], bool] = lambda guest: True) -> bool:
-        """Send guests away; tell whether there were any."""
-        leaving = [guest for guest in self._here if who(guest)]
-        for guest in leaving:
+    def clear(self, who: Callable[[Guest], bool]) -> None:
+        """Send guests away."""
+        for guest in [guest for guest in self._here if who(guest)]:
             self._here.remove(guest)
             guest.leave()
-        return bool(leaving)
 
     def holds(self, guest: Guest) -> bool:
         """Tell whether a guest is here."""
@@ -80,7 +78,6 @@ class Guest(ModelHook):
         self._away = {id(tensor): tensor.data for tensor, home in self._tensors if home.type == "cpu"}
         self.size = size(tensor for tensor, _ in self._tensors)
         self.lives_here = not self._away and bool(self._tensors)
-        self._bare: Callable[[], None] = lambda: None
 
     def join(self, module: nn.Module) -> Callable[[], None]:
         """Come whenever `module` is called; return what ends it."""

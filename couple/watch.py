@@ -11,7 +11,7 @@ import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from types import MappingProxyType
 
 import numpy as np
@@ -101,9 +101,7 @@ class Watch:
         for arrival in due:
             step = _Step(arrival.trajectory, arrival.position)
             finite = arrival.model_output.detach().isfinite().all()
-            self._read(
-                finite, lambda finite, step=step: None if finite else self._not_finite(step, "before"), step, lost
-            )
+            self._read(finite, partial(self._predicted, step), step, lost)
         return lost
 
     def met(self, meeting: Meeting, engine: Engine) -> dict[Trajectory, str]:

@@ -1,5 +1,6 @@
 """Jobs are done once each, whoever is killed, and by whoever is there."""
 
+import builtins
 import json
 import multiprocessing
 import os
@@ -175,7 +176,9 @@ def test_two_workers_of_a_ray_cluster_share_the_jobs(tmp_path):
     pytest.importorskip("ray", reason="Ray is not installed: pip install 'couple[ray]'")
     work = [*notes(4, seconds=0.5), Job("bad", refuse, {"how": "raise"}), Job("deadly", die, {})]
     board = Board(tmp_path, work)
+    before = builtins.print, signal.getsignal(signal.SIGTERM)
     clusters.run(board, workers=2)
+    assert (builtins.print, signal.getsignal(signal.SIGTERM)) == before
     found = {entry.job: (entry.status, entry.error) for entry in board.entries()}
     assert {found[str(k)] for k in range(4)} == {(FINISHED, None)}
     assert found["bad"] == (FAILED, "ValueError: not this one")

@@ -100,7 +100,6 @@ class Painter:
             tiny = type(self._vae).__name__ == "AutoencoderTiny"
             decoder = self._vae if tiny else local_decoder(self._vae)
             decoder = decoder if decoder is None or tiny else decoder.to(latents.device)
-            decoder = decoder if decoder is None or tiny else decoder.to(latents.device)
         if decoder is not None and channels == _channels(decoder):
             return "decoder", functools.partial(autoencoders.decode, decoder)
         if self._vae is not None and channels == _channels(self._vae):

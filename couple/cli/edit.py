@@ -89,6 +89,7 @@ class EditRequest(options.Options):
         return self.move is not None or self.turn is not None
 
 
+@options.executed
 def edit(
     scene: Annotated[
         str | None, typer.Argument(metavar="SCENE", help="Folder of posed pictures.", show_default="the bundled one")
@@ -152,13 +153,8 @@ def edit(
     size: options.Size = None,
     seed: Annotated[int, typer.Option(help="Of the editor; the multi-view model has the next.")] = 0,
     max_batch: options.MaxBatch = None,
-    memory: options.Memory = None,
-    budget: options.Budget = None,
-    attention: options.Attention = None,
-    compile: options.Compile = False,
-    preview: options.Preview = None,
-    checkpoint_every: options.CheckpointEvery = None,
-    resume: options.Resume = False,
+    *,
+    execution: options.Execution,
     dtype: options.Dtype = None,
     device: options.Device = None,
     out: options.Out = None,
@@ -195,13 +191,7 @@ def edit(
         size=options.parse_size(size),
         seed=seed,
         max_batch=max_batch,
-        memory=memory,
-        budget=budget,
-        attention=attention,
-        compile=compile,
-        preview=preview,
-        checkpoint_every=checkpoint_every,
-        resume=resume,
+        **vars(execution),
         dtype=dtype,
         device=device,
         out=out or unused_folder([editor, prompt or ""]),

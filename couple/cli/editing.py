@@ -71,7 +71,10 @@ def run(request: EditRequest) -> None:
             shown = _editor_arguments(request, seen, coarse)
             editor, model = _pipelines(request, dtype, loading_device(device, request))
             _check_size(request, made.cameras, views.size_multiple(model))
-        sampler, cameras = Sampler(request, device, request.out, folder, notes), (seen.cameras, made.cameras)
+        sampler, cameras = (
+            Sampler(request, request.max_batch, device, request.out, folder, notes),
+            (seen.cameras, made.cameras),
+        )
         sampled = _sample(request, sampler, editor, shown, model, cameras, numbers.index(reference))
 
         ways = {"input": Way(made.pictures(), made.cameras)}

@@ -8,6 +8,7 @@ from couple.cli import options
 from couple.cli.folder import unused_folder
 
 
+@options.executed
 def image(
     prompts: options.Prompts = None,
     model: options.Model = None,
@@ -20,13 +21,8 @@ def image(
     size: options.Size = None,
     seed: options.Seed = 0,
     max_batch: options.MaxBatch = None,
-    memory: options.Memory = None,
-    budget: options.Budget = None,
-    attention: options.Attention = None,
-    compile: options.Compile = False,
-    preview: options.Preview = None,
-    checkpoint_every: options.CheckpointEvery = None,
-    resume: options.Resume = False,
+    *,
+    execution: options.Execution,
     dtype: options.Dtype = None,
     device: options.Device = None,
     out: options.Out = None,
@@ -45,13 +41,7 @@ def image(
         size=options.parse_size(size),
         seed=seed,
         max_batch=max_batch,
-        memory=memory,
-        budget=budget,
-        attention=attention,
-        compile=compile,
-        preview=preview,
-        checkpoint_every=checkpoint_every,
-        resume=resume,
+        **vars(execution),
         dtype=dtype,
         device=device,
         out=out or unused_folder(prompts),

@@ -3,12 +3,14 @@
 A command spells its own defaults; the meaning of an option, its help and its check are here, once.
 """
 
+import functools
+import inspect
 import math
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from typer.exceptions import TyperException
@@ -62,6 +64,15 @@ CheckpointEvery = Annotated[
     typer.Option(metavar="N", help="Keep a checkpoint every N steps.", show_default="only when interrupted"),
 ]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on where the same command line was stopped.")]
+_EXECUTION = {
+    "memory": Memory,
+    "budget": Budget,
+    "attention": Attention,
+    "compile": Compile,
+    "preview": Preview,
+    "checkpoint_every": CheckpointEvery,
+    "resume": Resume,
+}
 Dtype = Annotated[
     str | None,
     typer.Option(metavar="|".join(DTYPES), show_default="float32 on a CPU or when bundled, else bfloat16"),
@@ -81,7 +92,6 @@ class Execution:
     """How a run is carried out. What is drawn does not change by it, but for rounding.
 
     Attributes:
-        max_batch: At least 1; None merges all forwards.
         memory: One of `MEMORY`; None for all weights on the device.
         budget: What they may take there, as `couple.Placement` reads it.
         attention: A backend as diffusers spells it.
@@ -91,7 +101,6 @@ class Execution:
         resume: Whether to go on from a checkpoint.
     """
 
-    max_batch: int | None = None
     memory: str | None = None
     budget: str | None = None
     attention: str | None = None
@@ -112,6 +121,7 @@ class Options(Execution):
         steps: At least 1.
         guidance: Finite.
         seed: Not negative.
+        max_batch: At least 1; None merges all forwards.
         dtype: One of `DTYPES`.
         device: As torch spells it.
         out: The folder to leave behind.
@@ -123,6 +133,7 @@ class Options(Execution):
     steps: int | None
     guidance: float | None
     seed: int
+    max_batch: int | None
     dtype: str | None
     device: str | None
     out: Path
@@ -145,6 +156,28 @@ class Request(Options):
     size: tuple[int, int] | None
 
 
+def executed(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command the options of `Execution`, each under its own name, in the place of its argument `execution`."""
+    shared = {field.name: (_EXECUTION[field.name], field.default) for field in fields(Execution)}
+
+    @functools.wraps(command)
+    def run(**given: Any) -> Any:
+        return command(execution=Execution(**{name: given.pop(name) for name in shared}), **given)
+
+    own = inspect.signature(command).parameters.values()
+    parameters = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=annotation, default=default)
+        for one in own
+        for name, (annotation, default) in (
+            shared.items() if one.name == "execution" else [(one.name, (one.annotation, one.default))]
+        )
+    ]
+    # typer reads both.
+    run.__signature__ = inspect.Signature(parameters)  # pyright: ignore[reportAttributeAccessIssue]
+    run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return run
+
+
 def check_options(options: Options) -> None:
     """Raise `Misuse` unless every option is what `Options` says of it."""
     check_choice("law", options.law, LAWS)
@@ -156,6 +189,7 @@ def check_options(options: Options) -> None:
     if options.guidance is not None and not math.isfinite(options.guidance):
         raise Misuse(f"--guidance {options.guidance:g} must be a finite number; try --guidance 3.")
     check_least("steps", options.steps, 1)
+    check_least("max-batch", options.max_batch, 1)
     check_least("seed", options.seed, 0)
     check_execution(options)
 
@@ -165,7 +199,6 @@ def check_execution(execution: Execution) -> None:
     check_choice("memory", execution.memory, MEMORY)
     if execution.budget is not None and execution.memory is None:
         raise Misuse(f"--budget {execution.budget} goes with --memory; try --memory auto --budget {execution.budget}.")
-    check_least("max-batch", execution.max_batch, 1)
     check_least("preview", execution.preview, 1)
     check_least("checkpoint-every", execution.checkpoint_every, 1)
 

@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from couple import Trajectory
+from couple import Trajectory, atomic
 from couple.backends.previews import Painter
-from couple.cli import atomic, trace
+from couple.cli import trace
 from couple.cli.folder import slug
 from couple.cli.sheet import Row, contact_sheet
 from couple.watch import Info

@@ -13,6 +13,7 @@ from couple.cli.folder import unused_folder
 from couple.cli.options import Misuse
 
 
+@options.executed
 def run(
     file: Annotated[Path | None, typer.Argument(metavar="FILE.toml", help="The recipe.", show_default=False)] = None,
     sets: Annotated[
@@ -20,28 +21,14 @@ def run(
         typer.Option("--set", metavar="A.B=VALUE", help="Put a value, in TOML, in the place of one of the recipe."),
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would run, and stop.")] = False,
-    memory: options.Memory = None,
-    budget: options.Budget = None,
-    attention: options.Attention = None,
-    compile: options.Compile = False,
-    preview: options.Preview = None,
-    checkpoint_every: options.CheckpointEvery = None,
-    resume: options.Resume = False,
+    *,
+    execution: options.Execution,
     device: options.Device = None,
     out: options.Out = None,
 ) -> int:
     """Run a recipe file: models, trajectories, edges and their weights, sweeps."""
     if file is None:
         raise Misuse("name a recipe, e.g. couple run recipes/pair.toml.")
-    execution = options.Execution(
-        memory=memory,
-        budget=budget,
-        attention=attention,
-        compile=compile,
-        preview=preview,
-        checkpoint_every=checkpoint_every,
-        resume=resume,
-    )
     options.check_execution(execution)
     from couple import recipe
 

@@ -29,6 +29,7 @@ class Sampler:
 
     Args:
         execution: how.
+        max_batch: most calls in one forward; None for all.
         device: where models run.
         out: the folder that the run will leave behind. Checkpoints lie beside it, and what finished of a run that
             diverged in `OUT-finished`.
@@ -36,9 +37,18 @@ class Sampler:
         notes: shows the stages, and keeps their times.
     """
 
-    def __init__(self, execution: Execution, device: torch.device, out: Path, folder: Path, notes: Journal) -> None:
+    def __init__(
+        self,
+        execution: Execution,
+        max_batch: int | None,
+        device: torch.device,
+        out: Path,
+        folder: Path,
+        notes: Journal,
+    ) -> None:
         """Sample nothing yet."""
         self._execution = execution
+        self._max_batch = max_batch
         self._device = device
         self._out = out
         self._folder = folder
@@ -49,7 +59,7 @@ class Sampler:
         """Sample; the n-th call of a run that is resumed goes on where its n-th call was."""
         self._calls += 1
         execution = self._execution
-        max_batch, checkpoint = execution.max_batch, self._checkpoint(trajectories)
+        max_batch, checkpoint = self._max_batch, self._checkpoint(trajectories)
         pipelines = list({id(trajectory.pipeline): trajectory.pipeline for trajectory in trajectories}.values())
         with ExitStack() as stack:
             if execution.attention is not None or execution.compile:
@@ -79,6 +89,8 @@ class Sampler:
                     checkpoint=checkpoint,
                 )
             except couple.Diverged as error:
+                # To go on from there would be to run away again.
+                self.forget()
                 if (kept := self._rescued(error.result)) is None:
                     raise
                 raise FloatingPointError(f"{error} They are in {kept}.") from None
@@ -115,13 +127,15 @@ class Sampler:
 
     def _rescued(self, result: Result) -> Path | None:
         """Save what those gave that did not diverge; tell where it is."""
+        if not result:
+            return None
         folder = self._out.with_name(f"{self._out.name}-finished")
+        folder.mkdir(parents=True, exist_ok=True)
         for trajectory, output in result.items():
             stem = slug(trajectory.name)
             if hasattr(output, "frames"):
-                folder.mkdir(parents=True, exist_ok=True)
                 write_mp4(folder / f"{stem}.mp4", output.frames[0], _FPS)
-            for k, picture in enumerate(getattr(output, "images", ())):
-                folder.mkdir(parents=True, exist_ok=True)
+                continue
+            for k, picture in enumerate(output.images):
                 picture.save(folder / (f"{stem}.png" if len(output.images) == 1 else f"{stem}-{k}.png"))
-        return folder if len(result) and folder.is_dir() else None
+        return folder

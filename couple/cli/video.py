@@ -29,6 +29,7 @@ class VideoRequest(options.Request):
     fps: float
 
 
+@options.executed
 def video(
     prompts: options.Prompts = None,
     model: options.Model = None,
@@ -45,13 +46,8 @@ def video(
     ] = None,
     seed: options.Seed = 0,
     max_batch: options.MaxBatch = None,
-    memory: options.Memory = None,
-    budget: options.Budget = None,
-    attention: options.Attention = None,
-    compile: options.Compile = False,
-    preview: options.Preview = None,
-    checkpoint_every: options.CheckpointEvery = None,
-    resume: options.Resume = False,
+    *,
+    execution: options.Execution,
     dtype: options.Dtype = None,
     device: options.Device = None,
     out: options.Out = None,
@@ -72,13 +68,7 @@ def video(
         fps=fps if fps is not None else _BUNDLED_FPS if model is None else _FPS,
         seed=seed,
         max_batch=max_batch,
-        memory=memory,
-        budget=budget,
-        attention=attention,
-        compile=compile,
-        preview=preview,
-        checkpoint_every=checkpoint_every,
-        resume=resume,
+        **vars(execution),
         dtype=dtype,
         device=device,
         out=out or unused_folder(prompts),

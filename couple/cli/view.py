@@ -19,7 +19,8 @@ def view(
     """Look at a run: samples side by side, under a slider, blinking, subtracted; its filmstrip, trace and record."""
     if not folder.is_dir():
         raise Misuse(f"{folder} is no folder; name what a run left behind, e.g. couple view out/demo.")
-    from couple.cli import atomic, page
+    from couple import atomic
+    from couple.cli import page
 
     path = folder / page.PAGE
     try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -68,12 +69,13 @@ def _needs(recipe: Recipe, name: str, cls: Any, home: Path) -> str:
     model = recipe.contents.models[name]
     dtype = getattr(torch, model.dtype or ("float32" if model.bundled else "bfloat16"))
     given = next(calls.arguments(recipe, k, cls) for k, t in recipe.contents.trajectories.items() if t.model == name)
-    sizes: dict[str, int] = dict(zip(("height", "width"), calls.picture_size(given) or (), strict=False))
+    sizes: dict[str, Any] = dict(zip(("height", "width"), calls.picture_size(given) or (), strict=False))
     if isinstance(given.get("num_frames"), int):
         sizes["num_frames"] = given["num_frames"]
     try:
-        needed = estimates.estimate(home, dtype=dtype, **sizes)
-        flops = _flops(home, dtype, sizes)
+        networks = estimates.skeletons(home, dtype)
+        needed = estimates.estimate(networks, **sizes)
+        flops = _flops(networks, dtype, sizes)
     except Exception as error:
         # A config that is not one fails in as many ways as there are networks.
         reason = " ".join(str(error).split())[:200].rstrip(".")
@@ -89,13 +91,12 @@ def _needs(recipe: Recipe, name: str, cls: Any, home: Path) -> str:
     )
 
 
-def _flops(home: Path, dtype: torch.dtype, sizes: dict[str, int]) -> int | None:
+def _flops(networks: Mapping[str, Any], dtype: torch.dtype, sizes: dict[str, int]) -> int | None:
     """Floating-point operations of one call of the denoiser; None if it is not known how to call it."""
-    networks = estimates.skeletons(home, dtype)
     denoiser = networks.get("transformer") or networks.get("unet")
     vae = networks.get("vae")
     inputs = estimates.INPUTS.get(type(denoiser).__name__)
-    shape = estimates._state(denoiser, vae, sizes)
+    shape = estimates.state_shape(denoiser, vae, sizes)
     if denoiser is None or inputs is None or shape is None:
         return None
     state = torch.empty(shape, device="meta", dtype=dtype)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +35,7 @@ def run(recipe: Recipe, out: Path, device: str | None = None, execution: Executi
         recipe: as it was read.
         out: the folder to leave behind; an earlier run there is replaced.
         device: as torch spells it; None for a GPU if there is one.
-        execution: how the runs are carried out; the recipe has the last word about `max_batch`.
+        execution: how the runs are carried out.
 
     Returns:
         The exit code, 0.
@@ -52,7 +51,6 @@ def run(recipe: Recipe, out: Path, device: str | None = None, execution: Executi
 
 def _run(recipe: Recipe, out: Path, device: str | None, execution: Execution) -> None:
     chosen, contents = choose_device(device), recipe.contents
-    execution = replace(execution, max_batch=contents.max_batch or execution.max_batch)
     with journal() as notes, whole_folder(out) as folder:
         quiet_libraries()
         with notes.stage("load"):
@@ -60,7 +58,7 @@ def _run(recipe: Recipe, out: Path, device: str | None, execution: Execution) ->
         rows = ("uncoupled", "coupled") if contents.output.uncoupled and contents.edges else ("coupled",)
         nodes = {row: _trajectories(recipe, pipelines, row) for row in rows}
         joins = calls.edges(recipe, nodes["coupled"])
-        sampler = Sampler(execution, chosen, out, folder, notes)
+        sampler = Sampler(execution, contents.max_batch, chosen, out, folder, notes)
         try:
             result = sampler([node for row in rows for node in nodes[row].values()], joins)
         except (TypeError, AttributeError) as error:
@@ -85,7 +83,7 @@ def _run(recipe: Recipe, out: Path, device: str | None, execution: Execution) ->
             models=ran,
             edges=joins,
             sampled=[result],
-            max_batch=execution.max_batch,
+            max_batch=contents.max_batch,
             notes=notes,
             inputs=calls.inputs(recipe),
             results={},

@@ -11,7 +11,6 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 #: What a name of a model or trajectory is made of; it becomes part of file names.
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$"
-BUNDLED = ("text_to_image", "text_to_video", "instruct", "restyle")
 #: Arguments of a call that a recipe sets under their own names, or that are no plain values.
 RESERVED = frozenset({"prompt", "generator", "output_type", "return_dict"})
 #: Runs of one sweep.

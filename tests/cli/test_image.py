@@ -135,3 +135,20 @@ def test_a_full_disk_is_told_with_what_to_do(model, tmp_path):
     )
     assert run.returncode == 1 and "Make room and give the same command again, with --resume" in run.stderr
     assert "Traceback" not in run.stderr and list(tmp_path.iterdir()) == []
+
+
+def test_what_does_not_run_away_is_saved_and_the_exit_code_says_so(model, tmp_path, capsys):
+    strong = ["--law", "constant", "--weight", "1e30", "--until", "1", "--steps", "4"]
+    assert image(model, tmp_path / "run", *strong) == 3
+    told = capsys.readouterr().err
+    assert "is not finite after step" in told and str(tmp_path / "run-finished") in told
+    kept = tmp_path / "run-finished"
+    assert [path.name for path in tmp_path.iterdir()] == [kept.name]
+    assert sorted(path.name for path in kept.iterdir()) == ["a-blue-moon-uncoupled.png", "a-pink-star-uncoupled.png"]
+    assert image(model, tmp_path / "weak", "--weight", "0", "--steps", "4") == 0
+    for name, same in (("a-pink-star", "uncoupled-1-a-pink-star"), ("a-blue-moon", "uncoupled-2-a-blue-moon")):
+        with (
+            Image.open(kept / f"{name}-uncoupled.png") as saved,
+            Image.open(tmp_path / "weak" / f"{same}.png") as whole,
+        ):
+            assert saved.tobytes() == whole.tobytes()

@@ -9,7 +9,8 @@ from diffusers import DDIMScheduler
 from PIL import Image
 
 import couple
-from couple.cli import atomic, previewing
+from couple import atomic
+from couple.cli import previewing
 from couple.cli.previewing import Previews
 from tests.tiny import FAMILIES
 
