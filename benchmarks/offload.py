@@ -23,7 +23,7 @@ import couple
 from benchmarks import harness
 from benchmarks.models import SUBJECTS, Subject
 from couple.memory import Placement, Report
-from couple.streaming import Group, Stream, size, tensors
+from couple.memory.streaming import Group, Stream, size, tensors
 
 STEPS = (2, 4)
 
@@ -143,7 +143,7 @@ def main() -> None:
 def _half(subject: Subject) -> int:
     """The budget at which half of the weights stay."""
     from couple import memory
-    from couple.streaming import floor
+    from couple.memory.streaming import floor
 
     members = subject.trajectories(2)
     plan = memory.planned(Placement("auto", budget=2**50), members, [subject.network], None)

@@ -16,7 +16,7 @@ from torch import Tensor
 import couple
 from benchmarks import harness
 from benchmarks.models import SUBJECTS, Subject, flux
-from couple.engine import Meeting
+from couple.engine.loop import Meeting
 from couple.methods import Coupled
 
 WEIGHT = 0.05

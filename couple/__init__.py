@@ -21,11 +21,11 @@ if TYPE_CHECKING:
         schedulers,
         weights,
     )
-    from couple.checkpoint import Checkpoint
     from couple.denoiser import DenoiserPipeline
     from couple.exact import ExactDenoiser
     from couple.graph import Edge, chain, complete, pair, star
     from couple.memory import Placement
+    from couple.resume.checkpoint import Checkpoint
     from couple.sampling import Diverged, Result, sample
     from couple.trajectory import Trajectory, View
 
@@ -73,7 +73,7 @@ _MODULES = {
     "weights",
 }
 _HOMES = {
-    "Checkpoint": "checkpoint",
+    "Checkpoint": "resume.checkpoint",
     "DenoiserPipeline": "denoiser",
     "Diverged": "sampling",
     "Edge": "graph",

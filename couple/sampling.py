@@ -11,19 +11,20 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm.auto import tqdm
 
-from couple import fingerprint, hooks, memory, replay, schedulers
+from couple import hooks, memory, schedulers
 from couple.checks import checked
-from couple.engine import Engine, Method
+from couple.engine.loop import Engine, Method
+from couple.engine.watch import Info, Watch
 from couple.graph import Edge
-from couple.interrupts import Interrupts
 from couple.methods import Coupled
-from couple.replay import Replay
+from couple.resume import fingerprint, replay
+from couple.resume.interrupts import Interrupts
+from couple.resume.replay import Replay
 from couple.trajectory import Trajectory
-from couple.watch import Info, Watch
 
 if TYPE_CHECKING:
-    from couple.checkpoint import Checkpoint
     from couple.parallel import Ranks
+    from couple.resume.checkpoint import Checkpoint
 
 
 class Result(Mapping[Trajectory, Any]):

@@ -8,8 +8,8 @@ from diffusers import DDIMScheduler
 from torch import nn
 
 import couple
-from couple.checkpoint import Checkpoint
 from couple.methods import ScoreAverageMCMC, SyncTweedies
+from couple.resume.checkpoint import Checkpoint
 from couple.sampling import Diverged
 from tests.tiny import FAMILIES
 

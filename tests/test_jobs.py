@@ -12,8 +12,9 @@ from concurrent.futures import ProcessPoolExecutor
 
 import pytest
 
-from couple import clusters, jobs
-from couple.jobs import FAILED, FINISHED, Board, Job
+from couple.jobs import board as jobs
+from couple.jobs import clusters
+from couple.jobs.board import FAILED, FINISHED, Board, Job
 
 
 def note(folder, device, text, once=None, seconds=0.0):

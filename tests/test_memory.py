@@ -13,10 +13,10 @@ from diffusers.hooks import group_offloading
 from torch import nn
 
 import couple
-from couple import estimates, memory, streaming
-from couple.guests import Guest, Room
-from couple.memory import Placement
-from couple.together import Promised, pause, side_by_side
+from couple import memory
+from couple.engine.together import Promised, pause, side_by_side
+from couple.memory import Placement, estimates, streaming
+from couple.memory.guests import Guest, Room
 from tests.tiny import FAMILIES
 
 STEPS = 3

@@ -8,9 +8,9 @@ import torch
 from diffusers.utils import BaseOutput
 from torch import nn
 
+from couple.engine.merging import Merger, Request
+from couple.engine.modes import Modes
 from couple.hooks import Processors
-from couple.merging import Merger, Request
-from couple.modes import Modes
 
 
 @dataclass

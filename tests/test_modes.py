@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from couple.modes import Modes
+from couple.engine.modes import Modes
 
 
 @pytest.mark.parametrize("inside", [torch.no_grad, torch.inference_mode, lambda: torch.autocast("cpu", torch.bfloat16)])

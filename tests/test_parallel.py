@@ -15,7 +15,7 @@ from torch.distributed.device_mesh import init_device_mesh
 
 import couple
 from couple import parallel
-from couple.shares import divide
+from couple.parallel.shares import divide
 from tests.ranks import together
 from tests.tiny import FAMILIES
 

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 import couple
-from couple.checkpoint import Checkpoint
 from couple.methods import ScoreAverage, ScoreAverageMCMC, SyncTweedies
+from couple.resume.checkpoint import Checkpoint
 from tests.tiny import FAMILIES
 
 SCHEDULERS = {

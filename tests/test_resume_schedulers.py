@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 import couple
-from couple.checkpoint import Checkpoint
+from couple.resume.checkpoint import Checkpoint
 from tests.schedulers.cases import CASES
 from tests.schedulers.loop import STEPS, Case, take_step, timestep_of, timesteps_of
 

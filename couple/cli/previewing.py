@@ -23,7 +23,7 @@ from couple.backends.previews import Painter
 from couple.cli import trace
 from couple.cli.folder import slug
 from couple.cli.sheet import Row, contact_sheet
-from couple.watch import Info
+from couple.engine.watch import Info
 
 PREVIEWS, FILMSTRIP, TABLE, PLOT = "previews", "filmstrip.png", "trace.csv", "trace.png"
 # Columns of a filmstrip, and the height of its pictures in pixels.

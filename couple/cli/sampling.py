@@ -11,12 +11,13 @@ from typing import Any
 import torch
 
 import couple
-from couple import Checkpoint, Edge, Placement, Result, Trajectory, replay
+from couple import Checkpoint, Edge, Placement, Result, Trajectory
 from couple.cli.clips import write_mp4
 from couple.cli.folder import slug
 from couple.cli.journal import Journal
 from couple.cli.options import Execution
 from couple.methods import Coupled
+from couple.resume import replay
 
 #: Meetings between checkpoints where one is wanted only when the run is interrupted.
 _NEVER = 10**9

@@ -1,6 +1,6 @@
 """`couple sweep`: all runs of a recipe's [sweep] table, one process for each device, each run once.
 
-Here is the command line; `couple.recipe` says what a run is and `couple.jobs` who does it.
+Here is the command line; `couple.recipe` says what a run is and `couple.jobs.board` who does it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import typer
 from couple.cli.options import Misuse, check_least
 
 if TYPE_CHECKING:
-    from couple.jobs import Job
+    from couple.jobs.board import Job
 
 
 def sweep(
@@ -37,7 +37,8 @@ def sweep(
     if file is None:
         raise Misuse("name a recipe, e.g. couple sweep recipes/weights.toml.")
     check_least("workers", workers, 1)
-    from couple import clusters, jobs
+    from couple.jobs import board as jobs
+    from couple.jobs import clusters
 
     board = jobs.Board(out or Path("out") / f"sweep-{file.stem}", planned(file, sets or []))
     if ray:
@@ -51,7 +52,7 @@ def sweep(
 def planned(file: Path, sets: Sequence[str]) -> list[Job]:
     """The runs of a recipe's sweep, as jobs."""
     from couple import recipe
-    from couple.jobs import Job
+    from couple.jobs.board import Job
 
     return [
         Job(name, run_one, {"file": str(one.file.absolute()), "contents": dict(one.written)})

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, cast
 from PIL import Image, ImageDraw, ImageFont
 
 if TYPE_CHECKING:
-    from couple.watch import Info
+    from couple.engine.watch import Info
 
 #: What is traced, and what the plot says of it.
 KINDS = {

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from couple import weights
-from couple.arrival import Arrival
-from couple.engine import Meeting
+from couple.engine.arrival import Arrival
+from couple.engine.loop import Meeting
 from couple.graph import Edge
 from couple.methods.sharing import Sharing, components
 from couple.trajectory import Trajectory

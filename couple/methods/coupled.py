@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from couple import coupling, weights
-from couple.engine import Meeting
+from couple.engine.loop import Meeting
 from couple.graph import Edge
 from couple.trajectory import Trajectory
 

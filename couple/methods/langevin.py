@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from couple import schedulers
-from couple.arrival import Arrival
+from couple.engine.arrival import Arrival
 from couple.graph import Edge
 from couple.methods.averaging import ScoreAverage
 from couple.methods.sharing import Sharing

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from couple import estimates
+from couple.memory import estimates
 from couple.recipe import calls, models
 from couple.recipe.reading import Recipe
 from couple.recipe.sweeping import expand

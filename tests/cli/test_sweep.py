@@ -6,7 +6,7 @@ import json
 import pytest
 from PIL import Image
 
-from couple import jobs
+from couple.jobs import board as jobs
 
 # In the package the name stands for the command itself.
 command = importlib.import_module("couple.cli.sweep")

@@ -17,16 +17,16 @@ from typing import TYPE_CHECKING, Any, Protocol
 from torch import Tensor, nn
 
 from couple import hooks
-from couple.arrival import Arrival
-from couple.calls import Call, hooked_network
+from couple.engine.arrival import Arrival
+from couple.engine.calls import Call, hooked_network
+from couple.engine.merging import Merger
+from couple.engine.requests import Request
 from couple.graph import Edge
-from couple.merging import Merger
-from couple.requests import Request
 from couple.trajectory import Trajectory
 from couple.weights import Level
 
 if TYPE_CHECKING:
-    from couple.replay import Replay
+    from couple.resume.replay import Replay
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from couple import autoencoders
-from couple.streaming import size, tensors
+from couple.memory.streaming import size, tensors
 
 #: Arguments of calls that say how large the picture or video is.
 SIZES = ("height", "width", "num_frames")

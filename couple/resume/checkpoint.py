@@ -16,7 +16,8 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
-from couple import atomic, fingerprint, states
+from couple import atomic
+from couple.resume import fingerprint, states
 
 #: What the metadata of a checkpoint is called, and the form of what is in it.
 _KEY, _FORM = "couple checkpoint", 1

@@ -1,7 +1,7 @@
 """Jobs on a Ray cluster: where machines come and go, or differ.
 
-This process takes the jobs up (`couple.jobs`) and writes the manifest; Ray decides where each is done. All machines
-must see the folder of results.
+This process takes the jobs up (`couple.jobs.board`) and writes the manifest; Ray decides where each is done. All
+machines must see the folder of results.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
-from couple.jobs import Board, Entry, Job
+from couple.jobs.board import Board, Entry, Job
 
 
 def run(board: Board, workers: int | None = None) -> None:

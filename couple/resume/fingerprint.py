@@ -18,8 +18,9 @@ import torch
 from torch import Tensor, nn
 
 import couple
-from couple import hooks, states
+from couple import hooks
 from couple.graph import Edge
+from couple.resume import states
 from couple.trajectory import Trajectory
 
 #: Differences named in one message.

@@ -25,15 +25,15 @@ import torch
 from torch import Tensor, nn
 
 from couple import hooks, schedulers
-from couple.arrival import Arrival
-from couple.modes import Modes
-from couple.precision import MasterState
-from couple.requests import Request
+from couple.engine.arrival import Arrival
+from couple.engine.modes import Modes
+from couple.engine.precision import MasterState
+from couple.engine.requests import Request
 from couple.schedulers.reading import number, numbers
 from couple.trajectory import Trajectory
 
 if TYPE_CHECKING:
-    from couple.steps import Steps
+    from couple.resume.steps import Steps
 
 
 class Abandoned(BaseException):

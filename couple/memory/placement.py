@@ -21,7 +21,7 @@ from torch import nn
 
 from couple import hooks
 from couple.autoencoders import is_autoencoder
-from couple.merging import Merger
+from couple.engine.merging import Merger
 from couple.trajectory import Trajectory
 
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
@@ -160,8 +160,8 @@ def placed(placement: Placement | None, trajectories: Sequence[Trajectory], merg
         yield None
         return
     # They bring in diffusers and accelerate, which only a run needs.
-    from couple.calls import hooked_network
-    from couple.residence import Residence
+    from couple.engine.calls import hooked_network
+    from couple.memory.residence import Residence
 
     networks = found(trajectories)
     _refuse_offloaded(networks)
@@ -199,7 +199,7 @@ def planned(
         denoisers: their networks that run at every step.
         max_batch: how many calls one forward may serve.
     """
-    from couple.streaming import floor, size, tensors
+    from couple.memory.streaming import floor, size, tensors
 
     space = placement.budget if isinstance(placement.budget, int) else None
     if placement.memory == "auto" and space is None:
@@ -244,7 +244,7 @@ def _work(
     trajectories: Sequence[Trajectory], denoisers: Sequence[nn.Module], max_batch: int | None
 ) -> tuple[dict[nn.Module, int], int, bool]:
     """Return the bytes each denoiser works with, the bytes of decoding, and whether something is unknown."""
-    from couple.estimates import Estimate, estimate
+    from couple.memory.estimates import Estimate, estimate
 
     known: dict[Any, Estimate] = {}
     working, decoding, unknown, latents = dict.fromkeys(denoisers, 0), 0, False, 0

@@ -15,7 +15,7 @@ from accelerate.hooks import ModelHook, add_hook_to_module, remove_hook_from_mod
 from accelerate.utils import send_to_device
 from torch import Tensor, nn
 
-from couple.streaming import size
+from couple.memory.streaming import size
 
 
 class Room:

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from couple.engine.modes import Modes
+from couple.engine.together import kept
 from couple.hooks import version
-from couple.modes import Modes
-from couple.together import kept
 
 #: Arguments whose matrices are (tokens, axes): a small picture may have as many tokens as the batch has rows.
 UNBATCHED = frozenset({"img_ids", "txt_ids", "image_rotary_emb"})

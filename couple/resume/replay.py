@@ -20,14 +20,15 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from couple import hooks, states
-from couple.arrival import Arrival
-from couple.calls import Call
-from couple.checkpoint import Checkpoint
-from couple.interrupts import Interrupts
-from couple.precision import HALF
-from couple.requests import Request
-from couple.steps import Steps, generators
+from couple import hooks
+from couple.engine.arrival import Arrival
+from couple.engine.calls import Call
+from couple.engine.precision import HALF
+from couple.engine.requests import Request
+from couple.resume import states
+from couple.resume.checkpoint import Checkpoint
+from couple.resume.interrupts import Interrupts
+from couple.resume.steps import Steps, generators
 from couple.trajectory import Trajectory
 from couple.weights import Level
 

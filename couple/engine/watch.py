@@ -19,8 +19,8 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from couple import coupling
-from couple.arrival import Arrival
-from couple.engine import Engine, Meeting, Method
+from couple.engine.arrival import Arrival
+from couple.engine.loop import Engine, Meeting, Method
 from couple.graph import Edge
 from couple.trajectory import Trajectory
 from couple.weights import Level

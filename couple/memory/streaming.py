@@ -17,7 +17,7 @@ import torch
 from diffusers.hooks import HookRegistry, apply_group_offloading, group_offloading, layerwise_casting
 from torch import Tensor, nn
 
-from couple.together import pause
+from couple.engine.together import pause
 
 _OFFLOAD = group_offloading._GROUP_OFFLOADING
 _TRACKER = group_offloading._LAYER_EXECUTION_TRACKER

@@ -20,10 +20,10 @@ from torch import nn
 
 from couple import hooks
 from couple.autoencoders import is_autoencoder
-from couple.guests import Guest, Room
-from couple.memory import Placement, Plan, Report, denoises
-from couple.merging import Host, Merger
-from couple.streaming import Stream, floor, in_eight_bits, size, tensors
+from couple.engine.merging import Host, Merger
+from couple.memory.guests import Guest, Room
+from couple.memory.placement import Placement, Plan, Report, denoises
+from couple.memory.streaming import Stream, floor, in_eight_bits, size, tensors
 
 
 class Residence(Host):

@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from couple import hooks, schedulers, states
+from couple import hooks, schedulers
+from couple.resume import states
 from couple.schedulers.reading import number
 
 if TYPE_CHECKING:
-    from couple.arrival import Arrival
-    from couple.calls import Call
+    from couple.engine.arrival import Arrival
+    from couple.engine.calls import Call
 
 
 class Steps:

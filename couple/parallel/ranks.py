@@ -28,11 +28,11 @@ import torch.distributed as dist
 from torch import Tensor
 
 from couple import weights
-from couple.engine import Method
+from couple.engine.loop import Method
 from couple.graph import Edge
 from couple.methods import Coupled
 from couple.methods.sharing import components
-from couple.shares import divide
+from couple.parallel.shares import divide
 from couple.trajectory import Trajectory
 from couple.weights import Level
 
@@ -62,7 +62,7 @@ class Ranks:
     Args:
         group: a process group; None for all processes.
         owners: by trajectory, the rank that makes its call. None divides them so that ranks have equally much to do
-            and linked trajectories are together, see `couple.shares.divide`.
+            and linked trajectories are together, see `couple.parallel.shares.divide`.
         timeout: how long a rank waits for word from the others, seconds; above the longest step, and the longest
             decoding of a sample.
 

@@ -18,11 +18,11 @@ import torch
 from torch import Tensor
 
 from couple import schedulers
-from couple.precision import HALF
+from couple.engine.precision import HALF
 from couple.weights import Level
 
 if TYPE_CHECKING:
-    from couple.calls import Call
+    from couple.engine.calls import Call
 
 
 class Arrival:

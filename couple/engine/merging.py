@@ -22,10 +22,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from couple import rows
+from couple.engine import rows
+from couple.engine.requests import Answer, Equality, Request, can_take_turns, edits, form
+from couple.engine.together import Promised, side_by_side
 from couple.hooks import Processors
-from couple.requests import Answer, Equality, Request, can_take_turns, edits, form
-from couple.together import Promised, side_by_side
 
 
 class Host:
@@ -115,7 +115,7 @@ class Merger:
         if any(edits(answer.request) != answer.edits for group in groups for answer in group):
             raise RuntimeError(
                 f"a pipeline edited in place what it had given to {type(module).__name__}, whose weights are streamed. "
-                "Keep them on the device: couple.sample(..., placement=couple.memory.Placement('resident'))."
+                "Keep them on the device: couple.sample(..., placement=couple.Placement('resident'))."
             )
         before = self._processors.now()
         while groups:
