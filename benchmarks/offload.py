@@ -91,6 +91,7 @@ def transfer(subject: Subject) -> float:
         return harness.seconds(bring)[0]
     finally:
         stream.close()
+        stream.go_home()
 
 
 def main() -> None:
@@ -146,7 +147,7 @@ def _half(subject: Subject) -> int:
     from couple.memory.streaming import floor
 
     members = subject.trajectories(2)
-    plan = memory.planned(Placement("auto", budget=2**50), members, [subject.network], None)
+    plan = memory.planned(Placement("stream", budget=2**50), members, [subject.network], None)
     return plan.working[subject.network] + floor(subject.network, False) + size(tensors(subject.network)) // 2
 
 

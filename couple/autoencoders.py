@@ -70,7 +70,7 @@ def decode(vae: Any, state: Tensor) -> Tensor:
     """
     scale, shift = (_spread(values, state) for values in scale_and_shift(vae))
     with wide_enough(vae):
-        latents = (state / scale + shift).to(_device(vae), vae.dtype)
+        latents = (state / scale + shift).to(device(vae), vae.dtype)
         if type(vae).__name__ in ONE_FRAME:
             return vae.decode(latents.unsqueeze(2), return_dict=False)[0].squeeze(2)
         return vae.decode(latents, return_dict=False)[0]
@@ -87,7 +87,7 @@ def encode(vae: Any, pictures: Tensor) -> Tensor:
         Shape (B, C, H, W), float32, on the device the autoencoder works on.
     """
     with wide_enough(vae):
-        pictures = pictures.to(_device(vae), vae.dtype)
+        pictures = pictures.to(device(vae), vae.dtype)
         if type(vae).__name__ in ONE_FRAME:
             latents = _mode(vae.encode(pictures.unsqueeze(2), return_dict=False)[0]).squeeze(2)
         else:
@@ -104,17 +104,18 @@ def _mode(encoded: Any) -> Tensor:
 def _spread(values: tuple[float, ...], state: Tensor) -> Tensor:
     """Lay numbers for channels, or for 2 x 2 patches of them, over a state of shape (B, C, H, W)."""
     channels, height, width = state.shape[1:]
-    spread = torch.tensor(values, dtype=state.dtype, device=state.device)
+    # A device is not to wait for it.
+    spread = torch.tensor(values, dtype=state.dtype).to(state.device, non_blocking=True)
     if len(values) == 4 * channels:
         return spread.reshape(channels, 2, 2).repeat(1, height // 2, width // 2)
     return spread.reshape(-1, 1, 1)
 
 
-def _device(vae: Any) -> torch.device:
-    # Where accelerate puts the weights of an offloaded autoencoder when it is called.
+def device(vae: Any) -> torch.device:
+    """Return where an autoencoder works: its weights may be elsewhere until accelerate brings them for a call."""
     hooks = (getattr(layer, "_hf_hook", None) for layer in vae.modules())
     devices = (getattr(hook, "execution_device", None) for hook in hooks)
-    return torch.device(next((device for device in devices if device is not None), vae.device))
+    return torch.device(next((found for found in devices if found is not None), vae.device))
 
 
 @contextmanager

@@ -25,10 +25,10 @@ from numbers import Real
 import torch
 from torch import Tensor
 
-from couple import weights
+from couple import maps, weights
 from couple.graph import Edge
 from couple.quadratic import Graph, Piece, Pulls, at_least_float32, full_precision
-from couple.trajectory import Trajectory, View
+from couple.trajectory import Trajectory, View, noted
 from couple.weights import Level
 
 
@@ -53,8 +53,10 @@ def pulls(
         exactly 0 (outside a window), or sigma' = 0 (the last step), where laws are not even called.
 
     Raises:
+        TypeError: a map returns no tensor.
         ValueError: the ends of an active edge differ in shape, an energy is not a scalar, a weight law
-            returns something else than a finite number, 0 or more; or x0s lacks an end.
+            returns something else than a finite number, 0 or more; a map or energy of places meets a state without,
+            or an end that should move looks through a map that no gradient passes; or x0s lacks an end.
 
     Example:
         >>> from couple.graph import pair
@@ -139,7 +141,9 @@ class _Scales:
             return 0.0
         key = id(edge.weight), level
         if key not in self._weights:
-            self._weights[key] = _checked(edge, weights.value(edge.weight, level), level)
+            with noted(f"in the weight law of edge {edge.label}"):
+                weight = weights.value(edge.weight, level)
+            self._weights[key] = _checked(edge, weight, level)
         return level.sigma * self._weights[key]
 
 
@@ -170,14 +174,23 @@ def _add_gradient(edge: Edge, scale_a: float, scale_b: float, out: Pulls) -> Non
     device = out.whole(edge.a.trajectory).device
     with torch.inference_mode(False), torch.enable_grad(), full_precision(device):
         leaves = [_leaf(out.whole(end.trajectory)).requires_grad_(scale > 0) for end, scale in scaled]
-        energy = _energy(edge, edge.a(leaves[0]), edge.b(leaves[1]))
+        ends = edge.a(leaves[0]), edge.b(leaves[1])
+        for (end, scale), seen in zip(scaled, ends, strict=True):
+            if scale and not seen.requires_grad:
+                raise ValueError(
+                    f"edge {edge.label}: no gradient passes '{end.label}', so it would never move. Write its map with "
+                    "torch operations, without .detach(), .item() or torch.no_grad(); or let this end lead and the "
+                    "other follow it, couple.pair(this, other, weight=..., directed=True)."
+                )
+        energy = _energy(edge, *ends)
         if not energy.requires_grad:
             raise ValueError(
                 f"edge {edge.label}: the energy has no gradient in its arguments. Compute it with torch operations, "
                 f"without .detach(), .item() or torch.no_grad()."
             )
         moved = [leaf for leaf in leaves if leaf.requires_grad]
-        gradients = iter(torch.autograd.grad(energy, moved, allow_unused=True))
+        with noted(f"in the gradient of {maps.call(edge.energy)}, the energy of edge {edge.label}"):
+            gradients = iter(torch.autograd.grad(energy, moved, allow_unused=True))
     for end, scale in scaled:
         gradient = next(gradients) if scale else None
         if gradient is not None:
@@ -186,12 +199,14 @@ def _add_gradient(edge: Edge, scale_a: float, scale_b: float, out: Pulls) -> Non
 
 def _energy(edge: Edge, a: Tensor, b: Tensor) -> Tensor:
     _check_shapes(edge, a, b)
+    maps.check_axes(f"edge {edge.label}", edge.energy, a.ndim)
     wide = torch.promote_types(a.dtype, b.dtype)
     a, b = a.to(wide), b.to(a.device, wide)
     if edge.mask is not None:
         root = _mask(edge, a).to(a.dtype).sqrt()
         a, b = root * a, root * b
-    energy = edge.energy(a, b)
+    with noted(f"in {maps.call(edge.energy)}, the energy of edge {edge.label}"):
+        energy = edge.energy(a, b)
     if not isinstance(energy, Tensor):
         raise ValueError(f"edge {edge.label}: energy returned {energy!r:.80}; it must be a scalar tensor.")
     if energy.ndim:
@@ -226,7 +241,8 @@ def _mask(edge: Edge, x: Tensor) -> Tensor:
             f"edge {edge.label}: the mask has shape {tuple(shape)}, which does not broadcast to the ends' "
             f"{tuple(x.shape)}. Resize it, e.g. torch.nn.functional.interpolate(mask, {tuple(x.shape[-2:])})."
         )
-    return edge.mask.to(x.device)
+    # A device is not to wait for it.
+    return edge.mask.to(x.device, non_blocking=True)
 
 
 def _checked(edge: Edge, weight: object, level: Level) -> float:
@@ -241,22 +257,29 @@ def _checked(edge: Edge, weight: object, level: Level) -> float:
 
 
 def _check_known(edge: Edge, x0s: Mapping[Trajectory, Tensor]) -> None:
-    for trajectory in edge.trajectories:
-        if trajectory not in x0s:
+    for end in (edge.a, edge.b):
+        if end.trajectory not in x0s:
             raise ValueError(
-                f"trajectory '{trajectory.name}' appears in an edge but not in the trajectories being sampled."
+                f"trajectory '{end.trajectory.name}' appears in an edge but not in the trajectories being sampled."
             )
+        end.check(x0s[end.trajectory].ndim)
 
 
 def _check_shapes(edge: Edge, a: Tensor, b: Tensor) -> None:
     if a.shape == b.shape:
         return
-    if a.ndim != b.ndim:
+    if {a.ndim, b.ndim} == {4, 5}:
         longer = edge.a if a.ndim > b.ndim else edge.b
         fix = f"Take a frame, e.g. {longer.trajectory.name}.frames(0)."
+    elif a.ndim != b.ndim:
+        fix = maps.UNPACK if {a.ndim, b.ndim} == {3, 4} else "Give one end a map to the other's shape, a.through(fn)."
     elif a.shape[1:] == b.shape[1:]:
         larger = edge.a if len(a) > len(b) else edge.b
         fix = f"Take a row, e.g. {larger.trajectory.name}[0]."
+    elif a.ndim == 3:
+        fix = f"{maps.UNPACK} Then give one end .through(maps.resize(H, W)), with the other's H and W."
+    elif a.ndim < 3 or a.shape[1] != b.shape[1]:
+        fix = "Give one end a map to the other's shape, a.through(fn)."
     else:
         height, width = a.shape[-2:]
         fix = f"Give one end a map, e.g. {edge.b.trajectory.name}.through(maps.resize({height}, {width}))."

@@ -30,6 +30,11 @@ class DenoiserPipeline:
         model: as given.
         scheduler: as given.
 
+    Raises:
+        TypeError: an argument is a class, cannot be called, or has no `step`; while sampling, the network returns
+            something else than such an output.
+        ValueError: while sampling, an output has another shape than the state.
+
     Example:
         >>> from diffusers import FlowMatchEulerDiscreteScheduler
         >>> denoiser = ExactDenoiser.gaussian(torch.tensor([2.0, -1.0]), 0.0)
@@ -43,6 +48,15 @@ class DenoiserPipeline:
         if isinstance(scheduler, type):
             name = scheduler.__name__
             raise TypeError(f"`scheduler` is the class {name}, not a scheduler. Did you mean {name}()?")
+        if not isinstance(model, ExactDenoiser) and (isinstance(model, type) or not callable(model)):
+            swapped = hasattr(model, "step")
+            fix = "Did you mean DenoiserPipeline(network, scheduler)?" if swapped else "Give network(sample, timestep)."
+            raise TypeError(f"`model` must be a network or an ExactDenoiser; got {_named(model)}. {fix}")
+        if not hasattr(scheduler, "step"):
+            raise TypeError(
+                f"`scheduler` must be a diffusers scheduler, which has a `step`; got {_named(scheduler)}. "
+                "Give e.g. diffusers.DDIMScheduler()."
+            )
         self.model = model
         self.scheduler = scheduler
 
@@ -95,4 +109,22 @@ class DenoiserPipeline:
             return schedulers.from_x0(self.scheduler, x0, timestep, state, level)
         scale = getattr(self.scheduler, "scale_model_input", None)
         output = self.model(state if scale is None else scale(state, timestep), timestep)
-        return output if isinstance(output, Tensor) else output.sample
+        output = output if isinstance(output, Tensor) else getattr(output, "sample", output)
+        if not isinstance(output, Tensor):
+            raise TypeError(
+                f"DenoiserPipeline: the network returned {_named(output)}; it must return a tensor, or an object with "
+                "one as `.sample`. Give e.g. lambda sample, timestep: network(sample, timestep)[0]."
+            )
+        # Some predict a variance too, in as many channels again, which their schedulers split off.
+        learned = str(getattr(self.scheduler.config, "variance_type", None)).startswith("learned")
+        doubled = (*state.shape[:1], 2 * state.shape[1], *state.shape[2:]) if learned else state.shape
+        if output.shape not in (state.shape, doubled):
+            raise ValueError(
+                f"DenoiserPipeline: the network returned shape {tuple(output.shape)} for a state of "
+                f"{tuple(state.shape)}; they must be equal."
+            )
+        return output
+
+
+def _named(value: Any) -> str:
+    return f"the class {value.__name__}" if isinstance(value, type) else f"a {type(value).__name__}"

@@ -97,7 +97,8 @@ class low_pass:
     """`1/2 ||P a - P b||^2` with P the mean over `size` x `size` blocks: layout agrees, detail is free.
 
     Gradient in a: `P (a - b)`. Equal to `squared_distance` for what is constant on blocks, 0 for what has
-    zero mean on every block. Works on states of shape (..., H, W); borders cut blocks.
+    zero mean on every block. Works on tensors of shape (..., H, W); borders cut blocks. An edge refuses it for
+    states that are no pictures or videos, such as tokens.
 
     Args:
         size: edge of a block, in pixels of the state.
@@ -108,6 +109,7 @@ class low_pass:
     """
 
     size: int
+    state_axes: ClassVar[tuple[int, ...]] = maps.low_pass.state_axes
     example: ClassVar[str] = "low_pass(8)"
 
     def __post_init__(self):

@@ -47,7 +47,8 @@ class Edge(Frozen):
         weight: as given.
         mask: as given.
         directed: as given.
-        label: how messages write the edge, e.g. `'cat' - 'fox[0]'`, or `'cat' -> 'fox'` if directed.
+        label: how messages write the edge, e.g. `'cat' - 'fox[0]'`, or `'cat' -> 'fox'` if directed; ends of one
+            name by the seeds of their generators too.
 
     Raises:
         TypeError: an end, energy, weight or mask is not of its kind, e.g. a class where an instance is meant.
@@ -80,9 +81,13 @@ class Edge(Frozen):
             if not isinstance(end, Node):
                 raise TypeError(f"`{name}` must be a Trajectory or a view of one, e.g. a[0]; got {end!r:.80}.")
         self._set(a=view(a), b=view(b), energy=energy, weight=weight, mask=mask, directed=directed)
-        self._set(label=f"'{self.a.label}' {'->' if directed else '-'} '{self.b.label}'", serial=next(_created))
+        self._set(label=_label(self.a, self.b, directed is True), serial=next(_created))
         if self.a.trajectory is self.b.trajectory and self.a.maps == self.b.maps:
             raise ValueError(f"edge {self.label}: both ends are the same; an edge joins two different things.")
+        if not isinstance(directed, bool):
+            raise TypeError(
+                f"edge {self.label}: `directed` must be True (b follows a) or False (both move); got {directed!r:.80}."
+            )
         _check_gradient(self)
         _check_instance(self.label, "energy", energy, "an energy")
         if not callable(energy):
@@ -217,6 +222,18 @@ def _nodes(topology: str, nodes: Iterable[Node], least: int = 2) -> list[Node]:
     if len(nodes) < least:
         raise ValueError(f"{topology}: {least} or more nodes are needed; got {len(nodes)}.")
     return nodes
+
+
+def _label(a: View, b: View, directed: bool) -> str:
+    labels, seeds = [f"'{a.label}'", f"'{b.label}'"], [_seed(a), _seed(b)]
+    if labels[0] == labels[1] and None not in seeds and seeds[0] != seeds[1]:
+        labels = [f"{label} (seed {seed})" for label, seed in zip(labels, seeds, strict=True)]
+    return f" {'->' if directed else '-'} ".join(labels)
+
+
+def _seed(end: View) -> int | None:
+    generator = end.trajectory.call_kwargs.get("generator")
+    return generator.initial_seed() if isinstance(generator, torch.Generator) else None
 
 
 def _check_gradient(edge: Edge) -> None:

@@ -23,16 +23,11 @@ from torch import nn
 
 from couple import autoencoders
 from couple.graph import Edge
-from couple.maps import bridge
+from couple.maps import UNPACK, bridge, check_axes
 from couple.trajectory import View
 
 #: Distilled for the latents of another autoencoder: their own weights name no space.
 STAND_INS = frozenset({"AutoencoderTiny"})
-#: How tokens are compared with pictures, and brought across a bridge.
-UNPACK = (
-    "Make a picture of the tokens first, a.through(functools.partial(couple.backends.flux.unpack, height=H, width=W)), "
-    "for latents of H x W."
-)
 
 
 @dataclass(frozen=True)
@@ -84,13 +79,18 @@ def space(pipeline: Any) -> LatentSpace | None:
     Returns:
         The space, or None if it cannot be named: there is no autoencoder (pixels, a bare denoiser), it was distilled
         for the latents of another (`AutoencoderTiny`), or its weights are not loaded (the meta device).
+
+    Raises:
+        TypeError: it is no pipeline.
     """
+    if isinstance(pipeline, type) or not callable(pipeline):
+        raise TypeError(f"`pipeline` must be a pipeline, such as trajectory.pipeline; got {pipeline!r:.80}.")
     place = _place(pipeline)
     return None if place is None else _named(*place)
 
 
 def check(edges: Iterable[Edge]) -> None:
-    """Refuse edges that compare states of different spaces, before any network runs.
+    """Refuse edges that compare states of different spaces, or look for places in tokens, before any network runs.
 
     A space that cannot be named is taken for the right one, and so is what comes out of a map that is not one of
     `couple.maps`. Nothing is hashed where both ends have the very same autoencoder.
@@ -99,10 +99,12 @@ def check(edges: Iterable[Edge]) -> None:
         edges: the coupling.
 
     Raises:
-        ValueError: the spaces of two ends differ, or a bridge leads out of another space than its trajectory's.
+        ValueError: the spaces of two ends differ, a bridge leads out of another space than its trajectory's, or a map
+            or an energy of places is given tokens.
     """
     named = functools.cache(_named)
     for edge in edges:
+        _check_tokens(edge)
         a, b = _seen(edge.a, named), _seen(edge.b, named)
         differences = _differences(a, b, named)
         if a and b and differences:
@@ -120,8 +122,17 @@ _Naming = Callable[[nn.Module, str], LatentSpace | None]
 
 
 def _place(pipeline: Any) -> _Place | None:
-    packing = "tokens" if hasattr(pipeline, "_pack_latents") else "picture"
-    return _place_of(getattr(pipeline, "vae", None), packing)
+    return _place_of(getattr(pipeline, "vae", None), _packing(pipeline))
+
+
+def _packing(pipeline: Any) -> str:
+    return "tokens" if hasattr(pipeline, "_pack_latents") else "picture"
+
+
+def _check_tokens(edge: Edge) -> None:
+    for end in (edge.a, edge.b):
+        if _packing(end.trajectory.pipeline) == "tokens" and (axes := end.check(3)):
+            check_axes(f"edge {edge.label}", edge.energy, axes)
 
 
 def _place_of(vae: Any, packing: str) -> _Place | None:

@@ -3,8 +3,9 @@
 A map is any callable from a tensor to a tensor that autograd can differentiate; the ones here cover rows,
 frames, crops, sizes and coarse structure. Maps that only cut a piece out (`row`, `frame`, `crop`) are marked
 `is_slice`: squared distances through them keep their closed form. Those after which a latent still means what it
-did are marked `keeps_space`. `bridge`, which leads into the latents of another autoencoder, is the one map without a
-gradient. Energies live in `couple.energies`.
+did are marked `keeps_space`. Those that need places are marked with the numbers of axes a state may have,
+`state_axes`: tokens, as of Flux, have no neighbours, and an edge refuses such a map of them. `bridge`, which leads into
+the latents of another autoencoder, is the one map without a gradient. Energies live in `couple.energies`.
 """
 
 from __future__ import annotations
@@ -16,6 +17,13 @@ import torch
 import torch.nn.functional as F
 
 from couple import autoencoders
+
+#: How tokens are made what has places: for maps and energies, to be compared with pictures, and for a bridge.
+UNPACK = (
+    "Make a picture of the tokens first, a.through(functools.partial(couple.backends.flux.unpack, height=H, width=W)), "
+    "for latents of H x W."
+)
+_LAYOUTS = {3: "tokens, (B, S, C)", 4: "a picture, (B, C, H, W)", 5: "a video, (B, C, F, H, W)"}
 
 
 @dataclass(frozen=True)
@@ -56,6 +64,7 @@ class frame:
 
     k: int
     dim: int = 2
+    state_axes: ClassVar[tuple[int, ...]] = (5,)
     is_slice: ClassVar[bool] = True
     keeps_space: ClassVar[bool] = True
 
@@ -84,6 +93,7 @@ class crop:
     left: int
     height: int
     width: int
+    state_axes: ClassVar[tuple[int, ...]] = (4, 5)
     is_slice: ClassVar[bool] = True
     keeps_space: ClassVar[bool] = True
 
@@ -114,6 +124,7 @@ class resize:
 
     height: int
     width: int
+    state_axes: ClassVar[tuple[int, ...]] = (4, 5)
     keeps_space: ClassVar[bool] = True
 
     def __post_init__(self):
@@ -145,6 +156,7 @@ class low_pass:
     """
 
     size: int
+    state_axes: ClassVar[tuple[int, ...]] = (4, 5)
     example: ClassVar[str] = "low_pass(8)"
     keeps_space: ClassVar[bool] = True
 
@@ -245,6 +257,32 @@ def call(value) -> str:
     arguments = (getattr(value, field.name) for field in fields(value))
     written = (call(argument) if callable(argument) else repr(argument) for argument in arguments)
     return f"{type(value).__name__}({', '.join(written)})"
+
+
+def check_axes(where: str, acts: Any, ndim: int) -> None:
+    """Refuse a map or an energy that needs places, on a state that has none where it would look for them.
+
+    Args:
+        where: the view or edge, for the message.
+        acts: the map or energy; one without `state_axes` takes anything.
+        ndim: how many axes the state has.
+
+    Raises:
+        ValueError: it does not work on such states.
+    """
+    axes = getattr(acts, "state_axes", (ndim,))
+    if ndim in axes:
+        return
+    if ndim == 3:
+        fix = UNPACK
+    elif ndim == 4:
+        fix = "It is one frame already: give the trajectory itself, or a row of its batch, a[0]."
+    else:
+        fix = "Give the state those axes first, e.g. a.through(lambda x: x.unflatten(1, (C, H, W)))."
+    raise ValueError(
+        f"{where}: {call(acts)} works on {' or '.join(_LAYOUTS[n] for n in axes)}; the state has {ndim} axes"
+        f"{', those of ' + _LAYOUTS[ndim] if ndim in _LAYOUTS else ''}. {fix}"
+    )
 
 
 def _planes(x: torch.Tensor, map) -> torch.Tensor:

@@ -10,14 +10,15 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from couple.maps import call
-from couple.trajectory import Trajectory
+from couple.trajectory import Trajectory, noted
 
 Piece = tuple[Trajectory, tuple]
 
@@ -44,8 +45,9 @@ class Pulls:
         if piece not in self._pieces:
             trajectory, slices = piece
             x0 = self.whole(trajectory) if slices else at_least_float32(self._x0s[trajectory])
-            for cut in slices:
-                x0 = cut(x0)
+            with noted(f"trajectory {trajectory.name!r} through {', '.join(map(call, slices))}"):
+                for cut in slices:
+                    x0 = cut(x0)
             self._pieces[piece] = x0
         return self._pieces[piece]
 
@@ -164,13 +166,13 @@ def at_least_float32(x: Tensor) -> Tensor:
 @contextmanager
 def full_precision(device: torch.device) -> Iterator[None]:
     """Keep autocast and TF32 out: a pull of a few thousandths is below their resolution."""
-    precision = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
-    try:
-        with torch.autocast(device.type, enabled=False):
-            yield
-    finally:
-        torch.set_float32_matmul_precision(precision)
+    with ExitStack() as stack:
+        stack.enter_context(torch.autocast(device.type, enabled=False))
+        backends: Any = torch.backends
+        for kind in (backends.cuda.matmul, backends.cudnn.conv, backends.mkldnn.matmul, backends.mkldnn.conv):
+            stack.callback(setattr, kind, "fp32_precision", kind.fp32_precision)
+            kind.fp32_precision = "ieee"
+        yield
 
 
 def _check_apart(pieces: Sequence[Piece], out: Pulls) -> None:

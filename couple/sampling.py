@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from tqdm.auto import tqdm
 
 from couple import hooks, memory, schedulers
-from couple.checks import checked
+from couple.checks import check_options, checked
 from couple.engine.loop import Engine, Method
 from couple.engine.watch import Info, Watch
 from couple.graph import Edge
@@ -31,7 +31,8 @@ class Result(Mapping[Trajectory, Any]):
     """What each trajectory's pipeline returned, by trajectory; of several processes, each holds its own share.
 
     Attributes:
-        forwards: how many forwards the shared networks made (merged ones count once).
+        forwards: how many forwards the shared networks made (merged ones count once); 0 at `max_batch=1`, where
+            networks are left alone.
         steps: how many scheduler steps each trajectory took; under a method with several evaluations of the network
             a step, how many evaluations.
         placement: what the placement did, None without one.
@@ -63,6 +64,16 @@ class Result(Mapping[Trajectory, Any]):
     def __len__(self) -> int:
         """Return the number of trajectories."""
         return len(self._outputs)
+
+    def __repr__(self) -> str:
+        """Name the trajectories and what they hold."""
+        held = ", ".join(f"{trajectory.name!r}: {_held(output)}" for trajectory, output in self._outputs.items())
+        return f"<Result {held or 'of nothing'}>"
+
+
+def _held(output: Any) -> str:
+    shape = getattr(output, "shape", None)
+    return type(output).__name__ + ("" if shape is None else f" {tuple(shape)}")
 
 
 class Diverged(FloatingPointError):
@@ -117,7 +128,7 @@ def sample(
         A mapping from each trajectory to exactly what its pipeline returned.
 
     Raises:
-        TypeError: something is not what it must be (an edge, an argument the pipeline does not take).
+        TypeError: something is not what it must be (an edge, a method, an argument the pipeline does not take).
         ValueError: a setting cannot work (no steps, a shared generator, an edge to a trajectory not sampled, or between
             different latent spaces); or the checkpoint is damaged, or that of another run.
         NotImplementedError: a trajectory with an edge has a scheduler whose predictions cannot be read, or that the
@@ -128,8 +139,7 @@ def sample(
         ConnectionError: another process of `parallel` failed or has gone.
     """
     trajectories, edges = checked(trajectories, edges, max_batch)
-    if isinstance(method, type):
-        raise TypeError(f"`method` is the class {method.__name__}, not a method. Did you mean {method.__name__}()?")
+    check_options(method, placement, callback, checkpoint, parallel)
     method = Coupled() if method is None else method
     linked = {trajectory for edge in edges for trajectory in edge.trajectories}
     for trajectory in trajectories:

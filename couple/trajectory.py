@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import itertools
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from types import MappingProxyType
 from typing import Any, NoReturn
 
@@ -82,7 +83,7 @@ class Trajectory(Frozen):
 
     def __getitem__(self, k: int) -> View:
         """View row `k` of the batch, as a batch of one; negative `k` counts from the end."""
-        return View(self, (maps.row(operator.index(k)),), f"{self.name}[{k}]")
+        return View(self, (maps.row(_index(k, self.name)),), f"{self.name}[{k}]")
 
     # Indexing alone would make a trajectory an endless sequence to `for` and `in`.
     __iter__ = None
@@ -90,7 +91,7 @@ class Trajectory(Frozen):
 
     def frames(self, k: int, dim: int = 2) -> View:
         """View latent frame `k` along axis `dim` (2 in diffusers' (B, C, F, H, W)); the frame axis goes."""
-        return View(self, (maps.frame(operator.index(k), dim),), f"{self.name}.frames({k})")
+        return View(self, (maps.frame(_index(k, self.name), dim),), f"{self.name}.frames({k})")
 
     def through(self, map: Callable[[torch.Tensor], torch.Tensor]) -> View:
         """View x0 through a differentiable map, such as those of `couple.maps`."""
@@ -127,10 +128,41 @@ class View(Frozen):
         self._set(trajectory=trajectory, maps=maps, label=trajectory.name if label is None else label)
 
     def __call__(self, x0: torch.Tensor) -> torch.Tensor:
-        """Apply the maps to x0, shape (B, ...)."""
+        """Apply the maps to x0, shape (B, ...).
+
+        Raises:
+            TypeError: a map returns no tensor.
+            ValueError: a map of places gets a state that has none.
+        """
         for map in self.maps:
-            x0 = map(x0)
+            maps.check_axes(f"view '{self.label}'", map, x0.ndim)
+            with noted(f"in {maps.call(map)}, a map of view '{self.label}'"):
+                x0 = map(x0)
+            if not isinstance(x0, torch.Tensor):
+                raise TypeError(
+                    f"view '{self.label}': {maps.call(map)} returned a {type(x0).__name__}; a map returns a tensor. "
+                    "Compute it with torch operations, which can be differentiated."
+                )
         return x0
+
+    def check(self, ndim: int) -> int | None:
+        """Refuse maps of places on a state without, before any map is applied.
+
+        Args:
+            ndim: how many axes the state has.
+
+        Returns:
+            How many axes the view has; None if that cannot be told, because a map is not one of `couple.maps`.
+
+        Raises:
+            ValueError: a map does not fit.
+        """
+        for map in self.maps:
+            maps.check_axes(f"view '{self.label}'", map, ndim)
+            if not getattr(map, "keeps_space", False):
+                return None
+            ndim -= isinstance(map, maps.frame)
+        return ndim
 
     def through(self, map: Callable[[torch.Tensor], torch.Tensor]) -> View:
         """View this view through one more map."""
@@ -149,6 +181,26 @@ class View(Frozen):
 def view(end: Trajectory | View) -> View:
     """Return a view of the whole trajectory, or the view itself."""
     return end if isinstance(end, View) else View(end)
+
+
+@contextmanager
+def noted(where: str) -> Iterator[None]:
+    """Add to an error of a function of the user's whose it is."""
+    try:
+        yield
+    except Exception as error:
+        error.add_note(where)
+        raise
+
+
+def _index(k: Any, name: str) -> int:
+    try:
+        return operator.index(k)
+    except TypeError:
+        raise TypeError(
+            f"{name}[k] is one row of the batch, and {name}.frames(k) one frame, for a whole number k; got {k!r:.80}. "
+            f"For several give each its own edge: couple.pair({name}[0], ...), couple.pair({name}[1], ...)."
+        ) from None
 
 
 def _default_name(pipeline: Any, call_kwargs: Mapping[str, Any]) -> str:

@@ -44,7 +44,7 @@ class Level:
     delta_log_snr: float
 
     @classmethod
-    def landing(cls, *, progress: float, alpha: float, sigma: float, alpha_next: float, sigma_next: float) -> Level:
+    def landing(cls, progress: float, alpha: float, sigma: float, alpha_next: float, sigma_next: float) -> Level:
         """Build the level of a step from (alpha, sigma) to (alpha_next, sigma_next)."""
         before, after = _log_snr(alpha, sigma), _log_snr(alpha_next, sigma_next)
         return cls(progress, alpha_next, sigma_next, after, 0.0 if before == after else after - before)

@@ -148,7 +148,7 @@ def videos(steps: int) -> Image.Image:
 
 def laws(steps: int) -> Figure:
     """By how much a step of each law moves x0, as a share of the difference, over a run of flow Euler."""
-    figure = Figure(figsize=(7, 3.4), layout="constrained")
+    figure = Figure(figsize=(7, 4.4), layout="constrained")
     axes = figure.subplots()
     levels = [
         weights.Level.landing(
@@ -164,8 +164,10 @@ def laws(steps: int) -> Figure:
             label = "relax(1, decay=0)"
         axes.plot([level.progress for level in levels], shares, label=label)
     axes.axhline(0.5, color="grey", linewidth=0.8, linestyle=":")
-    axes.set(xlabel="progress", ylabel="share of the difference", ylim=(0, 0.7), title=f"flow Euler, {steps} steps")
-    axes.legend(fontsize=8)
+    axes.set(xlabel="progress", ylabel="share of the difference (log)", title=f"flow Euler, {steps} steps")
+    axes.set(yscale="log", ylim=(0.005, 10), yticks=(ticks := (0.01, 0.05, 0.1, 0.5, 1, 5)), yticklabels=ticks)
+    axes.minorticks_off()
+    axes.legend(fontsize=8, ncols=2)
     return figure
 
 

@@ -323,6 +323,36 @@ def test_autocast_and_a_lower_matmul_precision_do_not_reach_the_pull():
     assert all(torch.equal(found[node], expected[node]) for node in nodes)
 
 
+def test_precisions_that_were_set_the_new_way_are_kept_out_and_kept():
+    nodes = trajectories(6)
+    x0s = states(nodes)
+    edges = complete(nodes, weight=0.3)
+    expected = pulls(x0s, edges, at(nodes))
+    kinds = {
+        torch.backends.cuda.matmul: "tf32",
+        torch.backends.mkldnn.matmul: "bf16",
+        torch.backends.cudnn.conv: "tf32",
+    }
+    before = {kind: kind.fp32_precision for kind in kinds}
+    seen = []
+
+    def energy(x, y):
+        seen.extend(kind.fp32_precision for kind in kinds)
+        return (x - y).square().sum()
+
+    try:
+        for kind, precision in kinds.items():
+            kind.fp32_precision = precision
+        found = pulls(x0s, edges, at(nodes))
+        pulls(x0s, pair(nodes[0], nodes[1], weight=0.1, energy=energy), at(nodes))
+        assert {kind: kind.fp32_precision for kind in kinds} == kinds
+    finally:
+        for kind, precision in before.items():
+            kind.fp32_precision = precision
+    assert seen and set(seen) == {"ieee"}
+    assert all(torch.equal(found[node], expected[node]) for node in nodes)
+
+
 @pytest.mark.parametrize("mode", [torch.inference_mode, torch.no_grad, torch.enable_grad])
 def test_any_energy_works_under_any_grad_mode(mode):
     a, b = trajectories(2)
@@ -549,6 +579,18 @@ CAT, FOX = Trajectory(print, name="cat"), Trajectory(print, name="fox")
         (Edge(CAT, FOX, weight=1), [(4, 3, 8), (1, 3, 8)], "Take a row, e.g. cat[0]."),
         (Edge(CAT[0], FOX, weight=1, directed=True), [(1, 3, 8, 8), (1, 3, 5, 8, 8)], "edge 'cat[0]' -> 'fox'"),
         (Edge(CAT, FOX, weight=1), [(1, 3, 8, 8), (1, 3, 5, 8, 8)], "Take a frame, e.g. fox.frames(0)."),
+        (Edge(CAT, FOX, weight=1), [(1, 16, 64), (1, 24, 64)],
+         f"an energy compares equal shapes. {maps.UNPACK} Then give one end .through(maps.resize(H, W))"),
+        (Edge(CAT, FOX, weight=1), [(1, 16, 64), (1, 16, 8, 8)], maps.UNPACK),
+        (Edge(CAT, FOX, weight=1), [(1, 16, 8, 8), (1, 4, 8, 8)], "Give one end a map to the other's shape, a.through(fn)."),
+        (Edge(CAT, FOX, energies.low_pass(2), weight=1), [(1, 16, 64)] * 2,
+         "edge 'cat' - 'fox': low_pass(2) works on a picture, (B, C, H, W) or a video, (B, C, F, H, W); the state has 3 "
+         "axes, those of tokens, (B, S, C). Make a picture of the tokens first"),
+        (Edge(CAT.frames(0), FOX.frames(0), weight=1), [(1, 3, 8, 8)] * 2, "view 'cat.frames(0)': frame(0, 2) works on a video"),
+        (Edge(CAT.through(lambda x: x.detach()), FOX, weight=1), [(2, 3)] * 2,
+         "no gradient passes 'cat through <lambda>', so it would never move."),
+        (Edge(CAT, FOX.through(torch.sign).through(lambda x: x.bool().float()), weight=1, directed=True), [(2, 3)] * 2,
+         "no gradient passes 'fox through sign through <lambda>'"),
         (Edge(CAT, FOX, energies.huber(1.0), weight=1), [(1, 8), (1, 9)], "the ends have shapes (1, 8) and (1, 9)"),
         (Edge(CAT, FOX, weight=weights.implicit(1)), [(1, 8), (1, 9)], "the ends have shapes (1, 8) and (1, 9)"),
         (Edge(CAT, FOX, weight=1, mask=torch.ones(3, 3)), [(1, 8, 8)] * 2, "mask has shape (3, 3), which does not broadcast"),
@@ -577,3 +619,30 @@ def test_an_end_without_a_prediction_is_named(compute):
 def test_an_energy_that_does_not_look_at_an_end_does_not_pull_it():
     found = pulls(states([CAT, FOX]), pair(CAT, FOX, weight=1, energy=lambda a, b: a.square().sum()), at([CAT, FOX]))
     assert found.keys() == {CAT}
+
+
+def test_an_end_that_leads_may_look_through_a_map_without_a_gradient():
+    a, b = trajectories(2)
+    x0s = states([a, b])
+    found = pulls(x0s, pair(a.through(lambda x: x.detach()), b, weight=1, directed=True), at([a, b]))
+    assert found.keys() == {b}
+
+
+def test_errors_of_functions_of_the_user_name_the_edge():
+    def broken(*_):
+        raise KeyError("mine")
+
+    once = torch.autograd.function.once_differentiable
+
+    class Broken(torch.autograd.Function):
+        forward = staticmethod(lambda ctx, x: x.sum())
+        backward = staticmethod(once(broken))
+
+    for options, note in [
+        ({"energy": broken, "weight": 1}, "in broken, the energy of edge 'cat' - 'fox'"),
+        ({"energy": lambda a, b: Broken.apply(a - b), "weight": 1}, "in the gradient of <lambda>, the energy of edge 'cat' - 'fox'"),
+        ({"weight": broken}, "in the weight law of edge 'cat' - 'fox'"),
+    ]:  # fmt: skip
+        with pytest.raises(KeyError, match="mine") as caught:
+            pulls(states([CAT, FOX]), pair(CAT, FOX, **options), at([CAT, FOX]))
+        assert caught.value.__notes__ == [note]

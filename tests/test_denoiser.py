@@ -73,5 +73,31 @@ def test_stochastic_schedulers_draw_from_the_generator_alone():
 def test_a_class_of_scheduler_and_a_missing_shape_are_refused():
     with pytest.raises(TypeError, match=r"`scheduler` is the class DDIMScheduler.*Did you mean DDIMScheduler\(\)\?"):
         DenoiserPipeline(print, DDIMScheduler)
+    with pytest.raises(TypeError, match=r"got a DDIMScheduler. Did you mean DenoiserPipeline\(network, scheduler\)"):
+        DenoiserPipeline(DDIMScheduler(), print)
+    with pytest.raises(TypeError, match="`model` must be a network.*got the class Linear"):
+        DenoiserPipeline(torch.nn.Linear, DDIMScheduler())
+    with pytest.raises(TypeError, match="`scheduler` must be a diffusers scheduler.*got a Linear"):
+        DenoiserPipeline(print, torch.nn.Linear(1, 1))
     with pytest.raises(ValueError, match="give `shape`"):
         DenoiserPipeline(print, DDIMScheduler())()
+
+
+@pytest.mark.parametrize(
+    ("network", "error", "message"),
+    [
+        (lambda x, t: x[:, :1], ValueError, r"the network returned shape \(2, 1\) for a state of \(2, 2\)"),
+        (lambda x, t: torch.cat([x, x], 1), ValueError, r"the network returned shape \(2, 4\)"),
+        (lambda x, t: x.sum(), ValueError, r"the network returned shape \(\)"),
+        (lambda x, t: (x,), TypeError, r"the network returned a tuple.*network\(sample, timestep\)\[0\]"),
+        (lambda x, t: None, TypeError, "the network returned a NoneType"),
+    ],
+)
+def test_an_output_that_does_not_fit_the_state_is_refused(network, error, message):
+    with pytest.raises(error, match=message):
+        DenoiserPipeline(network, DDIMScheduler())((2, 2), num_inference_steps=2)
+
+
+def test_a_network_may_predict_its_variance_too():
+    pipe = DenoiserPipeline(lambda x, t: torch.cat([x, x], 1), DDPMScheduler(variance_type="learned_range"))
+    assert pipe((1, 2, 4, 4), num_inference_steps=2, generator=seeded()).shape == (1, 2, 4, 4)

@@ -78,10 +78,21 @@ def test_rows_of_one_trajectory_may_be_joined():
     assert Edge(A[0], A[1], weight=1).label == "'a[0]' - 'a[1]'"
 
 
+def test_ends_of_one_name_are_told_apart_by_their_seeds():
+    one, two, unseeded = (
+        Trajectory(print, name="a", generator=generator)
+        for generator in (torch.Generator().manual_seed(0), torch.Generator().manual_seed(7), None)
+    )
+    assert Edge(one, two, weight=1, directed=True).label == "'a' (seed 0) -> 'a' (seed 7)"
+    assert Edge(one, two[0], weight=1).label == "'a' - 'a[0]'"
+    assert Edge(one, unseeded, weight=1).label == "'a' - 'a'"
+
+
 @pytest.mark.parametrize(
     ("make", "error", "message"),
     [
         (lambda: Edge(A, B), TypeError, "weight"),
+        (lambda: Edge(A, B, weight=1, directed="no"), TypeError, "edge 'a' - 'b': `directed` must be True (b follows a) or False (both move); got 'no'"),
         (lambda: Edge(A, "b", weight=1), TypeError, "`b` must be a Trajectory or a view of one, e.g. a[0]; got 'b'"),
         (lambda: Edge(A, A, weight=1), ValueError, "edge 'a' - 'a': both ends are the same"),
         (lambda: Edge(A[1], A[1], weight=1), ValueError, "edge 'a[1]' - 'a[1]': both ends are the same"),

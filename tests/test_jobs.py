@@ -95,7 +95,7 @@ def test_a_job_that_kills_its_process_costs_nobody_else_and_is_named(tmp_path):
 
 def test_a_sweep_that_was_killed_goes_on_where_it_was(tmp_path):
     program = (
-        "from pathlib import Path; from couple import jobs; from tests.test_jobs import notes\n"
+        "from pathlib import Path; from couple.jobs import board as jobs; from tests.test_jobs import notes\n"
         "if __name__ == '__main__': jobs.run(jobs.Board(Path('OUT'), notes(4, seconds=0.7)), [None])\n"
     )
     script = tmp_path / "sweep.py"

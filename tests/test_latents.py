@@ -1,6 +1,7 @@
 """Pipelines of one latent space couple; those of two are refused unless a bridge joins them."""
 
 import copy
+import functools
 
 import pytest
 import torch
@@ -193,6 +194,32 @@ def test_a_scale_or_a_shift_of_its_own_is_named():
     assert "(scale 0.18215 against 0.13025, shift 0 against 0.25)" in message
     a, b = (latents.space(FAMILIES[name].pipeline()) for name in ("qwen_image", "wan"))
     assert "shift (0.1, ... 4 numbers) against (-0.7571, ... 16 numbers)" in a.differences(b)
+
+
+@pytest.mark.parametrize(
+    "map", [maps.crop(0, 0, 4, 4), maps.resize(4, 4), maps.low_pass(2), maps.frame(0)], ids=maps.call
+)
+@pytest.mark.parametrize("vae", [None, autoencoder()], ids=["unnamed", "named"])
+def test_tokens_have_no_places_to_look_at(map, vae):
+    cat, fox = node(TokenPainter(vae), "cat"), node(TokenPainter(vae), "fox")
+    unpacked = functools.partial(flux.unpack, height=8, width=8)
+    Painter.calls = 0
+    for end in cat.through(map), cat[0].through(map):
+        with pytest.raises(ValueError, match=r"view 'cat.* the state has 3 axes, those of tokens.*flux.unpack"):
+            sample(cat, fox, couple.pair(end, fox, weight=0.1))
+    if isinstance(map, maps.low_pass):
+        with pytest.raises(ValueError, match=r"edge 'cat' - 'fox\[0\]': low_pass\(2\) works on a picture.*flux.unpack"):
+            sample(cat, fox, couple.pair(cat, fox[0], weight=0.1, energy=couple.energies.low_pass(2)))
+    assert Painter.calls == 0
+    if not isinstance(map, maps.frame):
+        ends = [end.through(unpacked).through(map) for end in (cat, fox)]
+        assert sample(cat, fox, couple.pair(*ends, weight=0.1, energy=couple.energies.low_pass(2)))
+
+
+def test_a_name_is_no_pipeline():
+    for given in ("flux", node(Painter(), "cat"), Painter):
+        with pytest.raises(TypeError, match="`pipeline` must be a pipeline, such as trajectory.pipeline; got"):
+            latents.space(given)
 
 
 def test_tokens_against_a_picture_are_refused_with_unpacking_as_the_fix():

@@ -256,6 +256,31 @@ def test_an_error_after_the_last_step_is_told_too():
     ]
 
 
+def exploding(weight, ranks=None):
+    """A pair whose numbers run away over an edge, and one alone."""
+    a, b, c = (gaussian(k) for k in range(3))
+    try:
+        return sampled([a, b, c], couple.pair(a, b, weight=weight), ranks and ranks(owners={a: 0, b: 1, c: 1}))
+    except couple.Diverged as error:
+        left = {k: torch.as_tensor(error.result[t][0]) for k, t in enumerate((a, b, c)) if t in error.result}
+        return {**left, "lost": sorted(t.name for t in error.lost), "told": next(iter(error.lost.values()))}
+
+
+def exploding_apart(rank, weight):
+    return exploding(weight, parallel.Ranks)
+
+
+def test_numbers_that_run_away_over_an_edge_between_ranks_leave_the_others():
+    weight = 1e308
+    expected = exploding(weight)
+    assert expected["lost"] == ["g0", "g1"] and expected.keys() == {2, "lost", "told"}
+    first, second = together(exploding_apart, weight=weight)
+    assert first["lost"] == second["lost"] == ["g0", "g1"]
+    assert first["told"] == second["told"] == expected["told"]
+    assert first.keys() == {"lost", "told"}
+    np.testing.assert_array_equal(second[2], expected[2])
+
+
 def vanishing(rank, way):
     ranks = parallel.Ranks(timeout=2.0 if way == "hang" else 60.0)
 

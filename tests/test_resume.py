@@ -1,6 +1,7 @@
 """Checkpoints: what was stopped, killed or failed goes on bit for bit, and what cannot go on is named."""
 
 import copy
+import inspect
 import os
 import random
 import resource
@@ -10,13 +11,25 @@ import time
 
 import pytest
 import torch
-from diffusers import DDPMScheduler, FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler
+from diffusers import (
+    AceStepPipeline,
+    AdaptiveProjectedGuidance,
+    AdaptiveProjectedMixGuidance,
+    DDPMScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    SemanticStableDiffusionPipeline,
+    StableDiffusionPipelineSafe,
+    UniPCMultistepScheduler,
+)
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from safetensors import safe_open
+from safetensors.torch import save
 from torch import nn
 
 import couple
 from couple.methods import ScoreAverage, ScoreAverageMCMC, SyncTweedies
+from couple.resume import momenta, states
 from couple.resume.checkpoint import Checkpoint
 from tests.tiny import FAMILIES
 
@@ -240,6 +253,101 @@ def test_pipelines_with_more_than_one_state_go_on_bit_for_bit(kind, path):
         with pytest.raises(Stop):
             run(two(pipeline), callback=stop_at(meeting), checkpoint=Checkpoint(path))
         assert equal(run(two(pipeline), checkpoint=Checkpoint(path)), whole), meeting
+
+
+class Guided(Walk):
+    """Guidance by a guider that is a part of the pipeline, as in HunyuanVideo 1.5."""
+
+    def __init__(self, guider):
+        super().__init__()
+        self.guider = guider
+
+    def __call__(self, generator=None):
+        self.scheduler.set_timesteps(STEPS)
+        x = torch.randn(2, 4, generator=generator)
+        for i, t in enumerate(self.scheduler.timesteps):
+            self.guider.set_state(step=i, num_inference_steps=STEPS, timestep=t)
+            states = self.guider.prepare_inputs({"x": (x, -x)})
+            for state in states:
+                state.noise_pred = self.net(state.x, t)
+            x = self.scheduler.step(self.guider(states)[0], t, x, return_dict=False)[0]
+        return x
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [(AdaptiveProjectedGuidance, {}), (AdaptiveProjectedMixGuidance, {"adaptive_projected_guidance_start_step": 1})],
+)
+def test_the_momentum_of_a_guider_is_kept(kind, options, path):
+    def pipeline(momentum=-0.7):
+        return Guided(kind(guidance_scale=3.0, adaptive_projected_guidance_momentum=momentum, **options))
+
+    whole = run(two(pipeline()))
+    assert not equal(whole, run(two(pipeline(momentum=0.0))))
+    for meeting in (1, 3, STEPS - 1):
+        with pytest.raises(Stop):
+            run(two(pipeline()), callback=stop_at(meeting), checkpoint=Checkpoint(path))
+        assert equal(run(two(pipeline()), checkpoint=Checkpoint(path)), whole)
+
+
+#: What a class is called with beside a prompt, and what makes its guidance go without momentum.
+MOMENTA = {
+    StableDiffusionPipelineSafe: ({"sld_warmup_steps": 1}, {"sld_momentum_scale": 0.0}),
+    SemanticStableDiffusionPipeline: (
+        {"editing_prompt": "red", "edit_warmup_steps": 1, "edit_threshold": 0.5},
+        {"edit_momentum_scale": 0.0},
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", MOMENTA)
+def test_a_stock_pipeline_whose_momentum_is_out_of_sight_is_refused_before_anything_runs(kind, path, monkeypatch):
+    settings, fix = MOMENTA[kind]
+    parts = {**FAMILIES["sd21"].pipeline().components, "scheduler": DDPMScheduler(clip_sample=False, steps_offset=1)}
+    takes = inspect.signature(kind.__init__).parameters
+    pipeline = kind(**{name: part for name, part in parts.items() if name in takes}, requires_safety_checker=False)
+
+    def sampled(**kwargs):
+        call = {**settings, **more, "height": 16, "width": 16, "num_inference_steps": 4, "output_type": "latent"}
+        nodes = [
+            couple.Trajectory(pipeline, name=name, prompt=f"a {name}", generator=seed(k), **call)
+            for k, name in enumerate("ab")
+        ]
+        result = couple.sample(nodes, couple.pair(*nodes, weight=0.1), progress=False, **kwargs)
+        return [result[node][0] for node in nodes]
+
+    more = {}
+    whole = sampled()
+    ((name, value),) = fix.items()
+    with pytest.raises(ValueError, match=f"'a': the guidance of {kind.__name__} has a momentum.*{name}={value}"):
+        sampled(checkpoint=Checkpoint(path), callback=stop_at(0))
+    assert not path.exists()
+
+    monkeypatch.setattr(momenta, "_MOMENTA", {})  # refused with good reason
+    with pytest.raises(Stop):
+        sampled(checkpoint=Checkpoint(path), callback=stop_at(2))
+    with pytest.raises(ValueError, match="keeps something between its steps|keeps more between its steps"):
+        sampled(checkpoint=Checkpoint(path))
+    path.unlink()
+    monkeypatch.undo()
+
+    more = fix
+    still = sampled()
+    assert not equal(still, whole)
+    with pytest.raises(Stop):
+        sampled(checkpoint=Checkpoint(path), callback=stop_at(2))
+    assert equal(sampled(checkpoint=Checkpoint(path)), still)
+
+
+def test_the_guidance_of_ace_step_is_refused_unless_it_has_none():
+    none = dict.fromkeys(("vae", "text_encoder", "tokenizer", "transformer", "condition_encoder"))
+    pipeline = AceStepPipeline(**none, scheduler=FlowMatchEulerDiscreteScheduler())
+    song = couple.Trajectory(pipeline, name="song")
+    with pytest.raises(ValueError, match=r"'song': the guidance of AceStepPipeline .*guidance_scale=1.0"):
+        couple.sample([song], checkpoint=Checkpoint("x"))
+    momenta.check(couple.Trajectory(pipeline, guidance_scale=1.0))
+    pipeline.is_turbo = True
+    momenta.check(song)
 
 
 class Momentum(Walk):
@@ -489,6 +597,17 @@ def test_the_checkpoint_of_another_run_is_refused_with_what_differs(change, mess
     with pytest.raises(ValueError, match=f"is the checkpoint of another run.*{message}.*remove the file"):
         sampled(**change)
     sampled()
+
+
+def test_a_checkpoint_from_a_gpu_that_is_not_here_is_that_of_another_run_and_not_broken(path):
+    checkpoint = Checkpoint(path)
+    checkpoint.write({"`unet` of trajectory 1": "float32 on cuda:1"}, {"x0": torch.ones(2)})
+    with safe_open(path, framework="pt") as file:
+        text, tensors = file.metadata()["couple checkpoint"], {"0": file.get_tensor("0")}
+    text = text.replace('"device": "cpu"', '"device": "cuda:1"')
+    path.write_bytes(save(tensors, {"couple checkpoint": text, "sha256": states.digest([text, tensors])}))
+    with pytest.raises(ValueError, match=r"another run; it differs in .*then float32 on cuda:1, now float32 on cpu"):
+        checkpoint.read({"`unet` of trajectory 1": "float32 on cpu"})
 
 
 def test_step_caches_are_refused_by_name(path):

@@ -75,6 +75,37 @@ def without_scheduler():
         ),
         (lambda a, b: run([a, b], max_batch=True), ValueError, "`max_batch` must be"),
         (lambda a, b: run([a, b], method=Coupled), TypeError, r"Did you mean Coupled\(\)\?"),
+        (lambda a, b: run([a, b], method="synctweedies"), TypeError, r"Did you mean couple.methods.SyncTweedies\(\)\?"),
+        (lambda a, b: run([a, b], method=3), TypeError, r"got 3. Did you mean couple.methods.Coupled\(\)\?"),
+        (lambda a, b: run([a, b], placement="stream"), TypeError, r"Did you mean couple.Placement\('stream'\)\?"),
+        (lambda a, b: run([a, b], checkpoint="x.ckpt"), TypeError, r"Did you mean couple.Checkpoint\('x.ckpt'\)\?"),
+        (
+            lambda a, b: run([a, b], parallel=2),
+            TypeError,
+            r"got 2. Start them with torchrun.*couple.parallel.Ranks\(\)",
+        ),
+        (lambda a, b: run([a, b], callback=3), TypeError, r"a function of one argument, callback\(info\); got 3"),
+        (
+            lambda a, b: run([a, b], callback=lambda pipe, step, timestep, kwargs: kwargs),
+            TypeError,
+            r"one argument, callback\(info\), which <lambda>\(pipe, step, timestep, kwargs\) does not take",
+        ),
+        (lambda a, b: run([a, b], callback=lambda: None), TypeError, "which <lambda>.* does not take"),
+        (
+            lambda a, b: run([couple.Trajectory(Walk(), name="cat", generator=3)]),
+            TypeError,
+            r"'cat': `generator` is the number 3.*torch.Generator\(\).manual_seed\(3\)",
+        ),
+        (
+            lambda a, b: run([couple.Trajectory(Walk(), name="cat", num_inference_steps="4")]),
+            TypeError,
+            "'cat': num_inference_steps must be a whole number.*got '4'",
+        ),
+        (
+            lambda a, b: run([couple.Trajectory(Walk(), name="cat", num_inference_steps=2.5)]),
+            TypeError,
+            "'cat': num_inference_steps must be a whole number.*got 2.5",
+        ),
         (lambda a, b: run([without_scheduler()]), ValueError, r"'mute': function has no scheduler.*DenoiserPipeline"),
         (lambda a, b: run([couple.Trajectory(print)]), ValueError, "builtin_function_or_method has no scheduler"),
         (
@@ -146,6 +177,7 @@ def test_the_result_maps_each_trajectory_to_what_its_pipeline_returned(a, b):
     stock = Walk()(generator=seed(0))
     assert torch.equal(result[a], stock)
     assert result.steps == {a: 4, b: 4}
+    assert repr(result) == "<Result 'fox': Tensor (2, 4), 'cat': Tensor (2, 4)>"
 
 
 def test_the_callback_sees_predictions_energies_and_pulls_and_cannot_edit_the_run(a, b):
@@ -158,6 +190,7 @@ def test_the_callback_sees_predictions_energies_and_pulls_and_cannot_edit_the_ru
         level = info.levels[a]
         torch.testing.assert_close(info.pull_norms[a], 0.1 * level.sigma * float((x0 - info.x0[b]).norm()))
         seen.append((info.step, info.progress))
+        assert repr(info) == f"<Info step {info.step}, progress {info.progress:.2f}, stepped: 'cat', 'fox'>"
         for tensor in info.x0.values():
             tensor.zero_()
         with pytest.raises(TypeError):
@@ -176,6 +209,61 @@ def test_a_state_that_is_no_longer_finite_is_named_with_step_and_weight():
     b = couple.Trajectory(Walk(), name="fox", generator=seed(1), num_inference_steps=8)
     with pytest.raises(FloatingPointError, match=r"'cat' is not finite after step \d/8 .*weight=2.0.*relax"):
         run([a, b], couple.pair(a, b, weight=2.0))
+
+
+def test_an_energy_whose_gradient_is_not_finite_is_named():
+    def distance(a, b):  # the slope of a root is infinite where both agree
+        return (a - b).square().sum().sqrt()
+
+    a, b = (couple.Trajectory(Walk(), name=name, generator=seed(0)) for name in ("cat", "fox"))
+    with pytest.raises(
+        FloatingPointError,
+        match=r"'cat' is not finite after step 1/4 .*gradient of distance, the energy of edge 'cat' - 'fox', is nan.*"
+        r"of up to \d.*quotient or a root of 0.*weight=0.1",
+    ):
+        run([a, b], couple.pair(a, b, energy=distance, weight=0.1))
+
+
+@pytest.mark.parametrize("first", [0, 2])
+@pytest.mark.parametrize("directed", [False, True])
+def test_a_coupling_that_has_not_acted_is_not_blamed(first, directed):
+    class Breaks(Net):
+        calls = 0
+
+        def forward(self, x, t):
+            self.calls += 1
+            return x * (torch.nan if self.calls > first else 1.0)
+
+    a, b = (couple.Trajectory(Walk(net), name=name) for net, name in ((Breaks(), "cat"), (Net(), "fox")))
+    with pytest.raises(couple.Diverged) as caught:
+        run([a, b], couple.pair(a, b, weight=0.1, directed=directed), max_batch=1)
+    (told,) = set(caught.value.lost.values())
+    assert told.startswith(f"'cat' is not finite before step {first + 1}/4 of Walk. ")
+    # Nothing pulls before the first step, nor ever on the end that leads.
+    assert ("coupling is too strong" in told) == (first > 0 and not directed)
+    assert ("Its network gave nan or inf; one that does in float16" in told) == (first == 0 or directed)
+
+
+def test_a_method_of_the_users_may_add_nothing_where_no_noise_is_left(a, b):
+    class Idle:
+        evaluations = 1
+
+        def begin(self, trajectories, edges):
+            pass
+
+        def meet(self, meeting):
+            for arrival in meeting.due:
+                arrival.step(torch.zeros_like(arrival.sample))
+
+    result = run([a, b], couple.pair(a, b, weight=0.1), method=Idle())
+    assert torch.equal(result[a], Walk()(generator=seed(0)))
+
+
+def test_a_folder_is_no_checkpoint(a, tmp_path):
+    with pytest.raises(
+        IsADirectoryError, match=r"is a folder. Give a file in it, couple.Checkpoint\('.*run.checkpoint'\)"
+    ):
+        run([a], checkpoint=couple.Checkpoint(tmp_path))
 
 
 def test_a_pull_far_beyond_the_noise_is_named_once_a_trajectory(a, b):

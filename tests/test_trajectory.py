@@ -86,6 +86,33 @@ def test_labels_say_how_a_view_was_made():
     assert "clip[0]" in repr(clip[0])
 
 
+@pytest.mark.parametrize(
+    "map", [maps.low_pass(2), maps.crop(0, 0, 1, 1), maps.resize(2, 2), maps.frame(0)], ids=maps.call
+)
+def test_maps_of_places_are_refused_for_states_without_at_once_and_behind_maps_of_the_users(map):
+    a = Trajectory(print, name="a")
+    tokens, picture, video = torch.zeros(1, 16, 64), torch.zeros(1, 4, 8, 8), torch.zeros(1, 4, 3, 8, 8)
+    for seen in a.through(map), a[0].through(map), a.through(torch.tanh).through(map):
+        with pytest.raises(ValueError, match=r"view 'a.*tokens, \(B, S, C\).*couple.backends.flux.unpack"):
+            seen(tokens)
+        with pytest.raises(ValueError, match="2 axes. Give the state those axes"):
+            seen(tokens[0])
+        assert seen(video).shape
+    assert a.through(map).check(5) == 5 - isinstance(map, maps.frame)
+    assert a.through(torch.tanh).through(map).check(3) is None
+    if isinstance(map, maps.frame):
+        with pytest.raises(ValueError, match="those of a picture.*one frame already"):
+            a.through(map).check(4)
+    else:
+        assert a.through(map)(picture).shape
+
+
+def test_an_error_in_a_map_names_the_view():
+    with pytest.raises(ZeroDivisionError) as caught:
+        Trajectory(print, name="a").through(lambda x: x / (1 // 0))(torch.zeros(1))
+    assert caught.value.__notes__ == ["in <lambda>, a map of view 'a through <lambda>'"]
+
+
 def test_maps_are_applied_in_order():
     a = Trajectory(print)
     doubled = a[0].through(lambda x: x * 2).through(lambda x: x + 1)
@@ -101,9 +128,12 @@ def test_maps_are_applied_in_order():
         (lambda: Trajectory("flux"), TypeError, "`pipeline` must be a pipeline, which can be called; got 'flux'"),
         (lambda: Trajectory(print).through(maps.low_pass), TypeError, "is the class low_pass.*Did you mean low_pass(8)?"),
         (lambda: Trajectory(print).through(8), TypeError, "`map` must be a callable"),
-        (lambda: Trajectory(print)["a"], TypeError, "integer"),
+        (lambda: Trajectory(print, name="a")["x"], TypeError, "a[k] is one row of the batch, and a.frames(k) one frame, for a whole number k; got 'x'"),
+        (lambda: Trajectory(print, name="a")[0:1], TypeError, "got slice(0, 1, None). For several give each its own edge: couple.pair(a[0], ...)"),
+        (lambda: Trajectory(print).frames(0.5), TypeError, "got 0.5"),
         (lambda: Trajectory(print)[2](torch.zeros(2, 3)), IndexError, "row(2): axis 0.*shape (2, 3) has no index 2"),
-        (lambda: Trajectory(print).frames(0)(torch.zeros(2, 3)), IndexError, "frame(0, 2).*shape (2, 3) has no axis 2"),
+        (lambda: Trajectory(print).frames(9)(torch.zeros(1, 1, 2, 1, 1)), IndexError, "frame(9, 2).*axis 2 of a state"),
+        (lambda: Trajectory(print, name="a").through(lambda x: x.numpy())(torch.zeros(2)), TypeError, "view 'a through <lambda>': <lambda> returned a ndarray; a map returns a tensor"),
     ],
 )  # fmt: skip
 def test_bad_nodes_are_refused(make, error, message):

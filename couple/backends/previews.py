@@ -5,7 +5,8 @@ Latents become colours in one of four ways, the first that can be had:
 * `decoder`: a tiny autoencoder distilled for these latents (TAESD, TAEF1), given by the caller, in the pipeline, or in
   the local cache of the hub; nothing is downloaded.
 * `projection`: one matrix from the channels of a latent to the pixels under it, fitted once by least squares to what
-  the pipeline's own autoencoder makes of a few smooth random pictures. So no table for known models is needed.
+  the pipeline's own autoencoder makes of a few smooth random pictures. So no table for known models is needed. Latent
+  frames of a video that stand for several frames each have a matrix of their own, from the same pictures in motion.
 * `pixels`: the state of a pipeline without an autoencoder that has one or three channels.
 * `components`: the three directions in which the channels vary most. Colours mean nothing then, places do.
 """
@@ -37,8 +38,12 @@ TINY = {
 }
 #: The longest side of one picture in pixels, and how many views or frames of a prediction are shown in a row.
 SIDE, SHOWN = 256, 4
-# The smooth random pictures that a projection is fitted to: how many, and their sides in pixels.
+#: Pictures in a row are that share of their height apart, and at least a pixel.
+APART = 32
+# The smooth random pictures that a projection is fitted to: how many, their sides, and how far they move from frame to
+# frame, in pixels, each another way. Of pictures at rest, latents do not show what stands for motion.
 _SAMPLES, _SAMPLE = 4, 128
+_MOVES = ((2, 0), (0, 2), (-2, 0), (0, -2))
 
 _Way = Callable[[Tensor], Tensor]
 
@@ -67,6 +72,7 @@ class Painter:
         vae = getattr(trajectory.pipeline, "vae", None)
         self._vae = vae if autoencoders.is_autoencoder(vae) else None
         self._paint: _Way | None = None
+        self._paint_later: _Way | None = None
 
     def __call__(self, x0: Tensor) -> Image.Image:
         """Paint a prediction.
@@ -75,7 +81,8 @@ class Painter:
             x0: a state of the pipeline: a batch of pictures, views, videos, or tokens that stand for them.
 
         Returns:
-            An RGB image: up to `SHOWN` pictures of the batch, evenly spread, in a row, no side of one over `SIDE`.
+            An RGB image: up to `SHOWN` pictures of the batch, evenly spread, in a row, no side of one over `SIDE`. A
+            latent frame that stands for several frames is shown as the last of them.
 
         Raises:
             ValueError: `x0` has another number of axes.
@@ -87,10 +94,10 @@ class Painter:
             if self._paint is None:
                 self.how, self._paint = self._way(latents)
             colours = self._paint(latents).float()
-            if x0.ndim == 5 and self.how == "projection":
-                # A latent frame after the first stands for several frames: their places are known, their forms not.
-                later = (shown % _frames(x0, latents) > 0).to(colours.device)
-                colours = torch.where(later[:, None, None, None], _flat(colours, latents), colours)
+            if x0.ndim == 5 and self._paint_later is not None:
+                later = (shown % _frames(x0, latents)).nonzero()[:, 0].to(colours.device)
+                if len(later):
+                    colours[later] = self._paint_later(latents[later]).float()
         levels = (colours.nan_to_num(0, 1, -1).clamp(-1, 1) + 1).mul(127.5).round().to(torch.uint8)
         return _row([Image.fromarray(each) for each in levels.permute(0, 2, 3, 1).cpu().numpy()])
 
@@ -103,7 +110,9 @@ class Painter:
         if decoder is not None and channels == _channels(decoder):
             return "decoder", functools.partial(autoencoders.decode, decoder)
         if self._vae is not None and channels == _channels(self._vae):
+            together = video.frame_multiple(self._trajectory.pipeline)
             try:
+                self._paint_later = projection(self._vae, together) if together > 1 else None
                 return "projection", projection(self._vae)
             except (RuntimeError, ValueError, TypeError, NotImplementedError):
                 # A preview is not worth a run: an autoencoder that cannot be asked is done without.
@@ -134,29 +143,34 @@ def local_decoder(vae: Any, cache: Path | None = None) -> Any:
         return None
 
 
-_fitted: weakref.WeakKeyDictionary[nn.Module, _Way] = weakref.WeakKeyDictionary()
+_fitted: weakref.WeakKeyDictionary[nn.Module, dict[int, _Way]] = weakref.WeakKeyDictionary()
 
 
-def projection(vae: Any) -> _Way:
+def projection(vae: Any, together: int = 1) -> _Way:
     """The linear map from scaled latents to pixels that is nearest to undoing the encoder of `vae`.
 
     The same weights give the same map; it is fitted once for each autoencoder object.
 
     Args:
         vae: a diffusers autoencoder.
+        together: how many frames a latent stands for: 1 for pictures and the first frame of a video, more for the
+            latent frames after it. The map shows the last of them.
 
     Returns:
         A map from latents, shape (B, C, h, w), float32, to pictures, shape (B, 3, H, W), about [-1, 1].
     """
-    if vae not in _fitted:
-        pictures = _smooth_pictures()
+    fitted = _fitted.setdefault(vae, {})
+    if together not in fitted:
+        film = _smooth_pictures().unsqueeze(2)
+        if together > 1:
+            film = torch.stack([_moved(film[:, :, 0], frame) for frame in range(together + 1)], 2)
         with torch.no_grad():
-            latents = _encode(vae, pictures).float().cpu()
+            latents = _encode(vae, film).float().cpu()
         patch = _SAMPLE // latents.shape[-1]
-        pixels = torch.nn.functional.pixel_unshuffle(pictures, patch)
+        pixels = torch.nn.functional.pixel_unshuffle(film[:, :, -1], patch)
         matrix = torch.linalg.lstsq(_rows(latents).double(), _rows(pixels)[:, :-1].double()).solution.float()
-        _fitted[vae] = functools.partial(_project, matrix, patch)
-    return _fitted[vae]
+        fitted[together] = functools.partial(_project, matrix, patch)
+    return fitted[together]
 
 
 def components(latents: Tensor) -> _Way:
@@ -198,13 +212,21 @@ def _smooth_pictures() -> Tensor:
     return (forms / 2 + 1.2 * grounds).clamp(-1, 1)
 
 
-def _encode(vae: Any, pictures: Tensor) -> Tensor:
-    is_video = any(isinstance(layer, nn.Conv3d) for layer in vae.modules())
-    if not is_video or type(vae).__name__ in autoencoders.ONE_FRAME:
-        return autoencoders.encode(vae, pictures)
-    if isinstance(getattr(vae, "latents_mean", None), Tensor):
+def _moved(pictures: Tensor, frame: int) -> Tensor:
+    return torch.stack([
+        picture.roll((frame * down, frame * across), (1, 2))
+        for picture, (down, across) in zip(pictures, _MOVES, strict=True)
+    ])  # fmt: skip
+
+
+def _encode(vae: Any, film: Tensor) -> Tensor:
+    """Scaled latents of the last frame, or of the frames that end there, of films, shape (B, 3, F, H, W)."""
+    if not any(isinstance(layer, nn.Conv3d) for layer in vae.modules()):
+        return autoencoders.encode(vae, film[:, :, -1])
+    if "latents_mean" in dict(vae.named_buffers()):
         raise NotImplementedError(f"{type(vae).__name__} keeps the scale of its latents outside its config.")
-    frame = vae.encode(pictures.to(vae.device, vae.dtype).unsqueeze(2)).latent_dist.mode()[:, :, 0].float()
+    film = film.to(autoencoders.device(vae), vae.dtype)
+    frame = vae.encode(film).latent_dist.mode()[:, :, -1].float()
     scale, shift = (torch.tensor(values, device=frame.device) for values in autoencoders.scale_and_shift(vae))
     return (frame - shift.reshape(-1, 1, 1)) * scale.reshape(-1, 1, 1)
 
@@ -247,12 +269,6 @@ def _frames(video: Tensor, latents: Tensor) -> int:
     return video.shape[2] if video.shape[1] == latents.shape[1] else video.shape[1]
 
 
-def _flat(colours: Tensor, latents: Tensor) -> Tensor:
-    """The mean colour under each latent, in the size of the picture."""
-    patch = colours.shape[-1] // latents.shape[-1]
-    return torch.nn.functional.interpolate(torch.nn.functional.avg_pool2d(colours, patch), scale_factor=patch)
-
-
 def _default(pipeline: Any, argument: str) -> Any:
     parameter = inspect.signature(type(pipeline).__call__).parameters.get(argument)
     return parameter.default if parameter is not None and parameter.default is not inspect.Parameter.empty else None
@@ -261,9 +277,9 @@ def _default(pipeline: Any, argument: str) -> Any:
 def _row(pictures: list[Image.Image]) -> Image.Image:
     for picture in pictures:
         picture.thumbnail((SIDE, SIDE), Image.Resampling.BOX)
-    row = Image.new("RGB", (sum(picture.width for picture in pictures), pictures[0].height))
-    x = 0
-    for picture in pictures:
-        row.paste(picture, (x, 0))
-        x += picture.width
+    width, height = pictures[0].size
+    apart = max(height // APART, 1)
+    row = Image.new("RGB", (len(pictures) * (width + apart) - apart, height), "white")
+    for k, picture in enumerate(pictures):
+        row.paste(picture, (k * (width + apart), 0))
     return row

@@ -1,15 +1,19 @@
 """The `couple` command: what it is called with, and how it says that something is wrong.
 
 Mistakes are told in one sentence on standard error. The exit code is 2 when the command line is at fault, 1
-when the run is, 3 when numbers ran away, 130 after Ctrl-C.
+when the run is, 3 when numbers ran away, 130 after Ctrl-C, 143 after SIGTERM.
 """
 
 import errno
+import os
+import signal
 import sys
+from typing import Annotated, NoReturn
 
 import typer
 from typer.exceptions import TyperException
 
+from couple import __version__
 from couple.cli.edit import edit
 from couple.cli.image import image
 from couple.cli.recipe import run as run_recipe
@@ -21,6 +25,7 @@ from couple.cli.view import view
 
 # What typer makes of a KeyboardInterrupt.
 INTERRUPTED = 130
+TERMINATED = 128 + signal.SIGTERM
 DIVERGED = 3
 
 app = typer.Typer(no_args_is_help=True, add_completion=False)
@@ -34,14 +39,28 @@ app.command()(view)
 app.command()(reproduce)
 
 
+def _versioned(asked: bool) -> None:
+    if asked:
+        print(f"couple {__version__}")
+        raise typer.Exit
+
+
 @app.callback()
-def _root() -> None:
+def _root(version: Annotated[bool, typer.Option("--version", is_eager=True, callback=_versioned)] = False) -> None:
     """Sample several pictures or videos at once and let them pull on each other while they denoise."""
 
 
 def main() -> None:
     """Run the command line and leave with its exit code."""
+    # So that what was begun is cleared away, as after Ctrl-C.
+    signal.signal(signal.SIGTERM, _terminate)
+    # What these libraries say when they are imported is about their own other uses.
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     sys.exit(run(sys.argv[1:]))
+
+
+def _terminate(*_: object) -> NoReturn:
+    raise SystemExit(TERMINATED)
 
 
 def run(arguments: list[str]) -> int:
@@ -52,6 +71,11 @@ def run(arguments: list[str]) -> int:
         if message := error.format_message():
             print(f"couple: {message}", file=sys.stderr)
         return error.exit_code
+    except SystemExit as stop:
+        if stop.code != TERMINATED:
+            raise
+        print("couple: terminated; this run left no results.", file=sys.stderr)
+        return TERMINATED
     except FloatingPointError as error:
         print(f"couple: {error}", file=sys.stderr)
         return DIVERGED
@@ -62,5 +86,5 @@ def run(arguments: list[str]) -> int:
         print(f"couple: {error}{advice}", file=sys.stderr)
         return 1
     if code == INTERRUPTED:
-        print("couple: interrupted; no results were written.", file=sys.stderr)
+        print("couple: interrupted; this run left no results.", file=sys.stderr)
     return code

@@ -32,6 +32,7 @@ def draw(request: Request) -> None:
     if bundled:
         _note_foreign_prompts(request.prompts)
     with journal() as notes, whole_folder(request.out) as folder:
+        sampler = Sampler(request, request.max_batch, device, request.out, folder, notes)
         quiet_libraries()
         with notes.stage("load"):
             place = {"dtype": dtype, "device": loading_device(device, request)}
@@ -42,7 +43,6 @@ def draw(request: Request) -> None:
             models = {"model": provenance.model(request.model or "bundled", pipeline, call=settings, seeds=seeds)}
         nodes = trajectories(pipeline, request, settings)
         joins = edges(request, nodes["coupled"])
-        sampler = Sampler(request, request.max_batch, device, request.out, folder, notes)
         result = sampler([node for row in ROWS for node in nodes[row]], joins)
         with notes.stage("measure"):
             pictures = {row: [result[node].images[0] for node in nodes[row]] for row in ROWS}

@@ -212,6 +212,8 @@ def check(request: EditRequest) -> None:
     for option, takers in _TAKERS.items():
         if getattr(request, option) is not None and request.editor not in takers:
             raise Misuse(f"--{option} goes with --editor {' or '.join(takers)}, not with {request.editor}.")
+    if request.multiview == "seva" and request.multiview_prompt:
+        raise Misuse("--multiview-prompt goes with --multiview mvdream or mv-adapter; seva sees the edited view alone.")
     if request.editor in _PROMPTED and not request.prompt:
         raise Misuse(f'{request.editor} is told what to make; add e.g. --prompt "a winter scene".')
     if request.multiview == "mvdream" and not request.multiview_prompt:

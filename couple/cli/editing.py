@@ -65,16 +65,16 @@ def run(request: EditRequest) -> None:
     reference = numbers[0] if request.reference is None else request.reference
     seen, made = _sizes(request, scene)
     with journal() as notes, whole_folder(request.out) as folder:
+        sampler = Sampler(request, request.max_batch, device, request.out, folder, notes)
         quiet_libraries()
         with notes.stage("load"):
             coarse = moving.moved(seen, request.move or (0, 0, 0), request.turn or 0.0) if request.spatial else None
+            if coarse is not None and not coarse.moved.any():
+                print("couple: the moved object is out of sight in all views; move it less.", file=sys.stderr)
             shown = _editor_arguments(request, seen, coarse)
             editor, model = _pipelines(request, dtype, loading_device(device, request))
             _check_size(request, made.cameras, views.size_multiple(model))
-        sampler, cameras = (
-            Sampler(request, request.max_batch, device, request.out, folder, notes),
-            (seen.cameras, made.cameras),
-        )
+        cameras = (seen.cameras, made.cameras)
         sampled = _sample(request, sampler, editor, shown, model, cameras, numbers.index(reference))
 
         ways = {"input": Way(made.pictures(), made.cameras)}
@@ -162,12 +162,12 @@ def _check_size(request: EditRequest, cameras: Cameras, multiple: int) -> None:
 
 def _chosen(request: EditRequest) -> tuple[Scene, tuple[int, ...]]:
     """The views to edit, as they are on disk, and their numbers in the scene."""
+    scene = scenes.load(request.scene or bundled.scene())
     if request.bundled and request.scene is not None:
         print(
             "couple: the bundled models know scenes like the bundled one only; for others add --multiview seva.",
             file=sys.stderr,
         )
-    scene = scenes.load(request.scene or bundled.scene())
     numbers = request.views
     if numbers is None:
         most = bundled.VIEWS if request.bundled else views.FAMILIES[request.multiview].views
@@ -179,7 +179,20 @@ def _chosen(request: EditRequest) -> tuple[Scene, tuple[int, ...]]:
             raise ValueError(f"view {number} is not in the scene, which has views 0 to {len(scene) - 1}.")
     if len(numbers) < 2:
         raise ValueError("the scene has one view; an edit of several views takes two or more.")
+    if request.bundled:
+        _note_foreign_prompt(request)
     return scene[list(numbers)], numbers
+
+
+def _note_foreign_prompt(request: EditRequest) -> None:
+    instructed = request.editor == "instruct"
+    known = bundled.INSTRUCTIONS if instructed else [f"a {style} scene" for style in blocks.STYLES]
+    if request.prompt.strip().lower() not in known:
+        print(
+            f"couple: the bundled editor may not know {request.prompt!r}; it was taught "
+            f"{', '.join(map(repr, known))}. For other prompts add --multiview seva.",
+            file=sys.stderr,
+        )
 
 
 def _sizes(request: EditRequest, scene: Scene) -> tuple[Scene, Scene]:

@@ -36,6 +36,7 @@ def film(request: VideoRequest) -> None:
     if bundled:
         _note_foreign_prompts(request.prompts)
     with journal() as notes, whole_folder(request.out) as folder:
+        sampler = Sampler(request, request.max_batch, device, request.out, folder, notes)
         quiet_libraries()
         with notes.stage("load"):
             place = {"dtype": dtype, "device": loading_device(device, request)}
@@ -45,7 +46,6 @@ def film(request: VideoRequest) -> None:
             models = {"model": provenance.model(request.model or "bundled", pipeline, call=settings, seeds=seeds)}
         nodes = trajectories(pipeline, request, settings)
         joins = edges(request, nodes["coupled"])
-        sampler = Sampler(request, request.max_batch, device, request.out, folder, notes)
         result = sampler([node for row in ROWS for node in nodes[row]], joins)
         with notes.stage("measure"):
             clips = {row: [result[node].frames[0] for node in nodes[row]] for row in ROWS}

@@ -5,6 +5,7 @@ is on the disk: after a power cut, too, there is a whole folder or none. The hid
 so that a place that cannot be written to is known at once.
 """
 
+import json
 import os
 import re
 import secrets
@@ -14,6 +15,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 RECORD = "run.json"
+#: What `couple view` adds to a run.
+PAGE = "view.html"
 
 
 def slug(text: str, longest: int = 40) -> str:
@@ -36,16 +39,18 @@ def unused_folder(prompts: Sequence[str], parent: Path = Path("out")) -> Path:
 def whole_folder(folder: Path) -> Iterator[Path]:
     """Yield an empty folder whose contents become `folder` if, and only if, the block ends well.
 
-    An earlier run at `folder` is replaced. On any exception the temporary folder and the parents made for it
-    are removed and `folder` is as it was.
+    An earlier run at `folder` is replaced, unless somebody has put other files there. On any exception the temporary
+    folder and the parents made for it are removed and `folder` is as it was.
 
     Raises:
         ValueError: If `folder` is a file, holds something other than an earlier run, or cannot be written.
     """
     if folder.is_dir():
-        if any(folder.iterdir()) and not (folder / RECORD).is_file():
+        if others := _others(folder):
+            more = f" and {len(others) - 1} more" if len(others) > 1 else ""
             raise ValueError(
-                f"--out {folder} is a folder with other things in it; name a new one, e.g. --out {folder / 'run'}."
+                f"--out {folder} is a folder with other things in it, {others[0]}{more}; name a new one, e.g. "
+                f"--out {folder / 'run'}."
             )
     elif os.path.lexists(folder):
         raise ValueError(f"--out {folder} is a file; name a folder, e.g. --out {folder.with_suffix('')}-run.")
@@ -70,6 +75,28 @@ def whole_folder(folder: Path) -> Iterator[Path]:
             if parent.is_dir() and not any(parent.iterdir()):
                 parent.rmdir()
         raise
+
+
+def checkpoint_of(out: Path, number: int) -> Path:
+    """Where a run that leaves `out` behind keeps the checkpoint of its sampling of that number, from 1."""
+    return out.parent / f".{out.name}-{number}.checkpoint"
+
+
+def finished(out: Path) -> bool:
+    """Tell whether there is a run at `out`, and nothing with which it could go on."""
+    return (out / RECORD).is_file() and not checkpoint_of(out, 1).exists()
+
+
+def _others(folder: Path) -> list[str]:
+    """The files in a folder that no earlier run has written there, by its record."""
+    found = {
+        path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_symlink() or not path.is_dir()
+    }
+    try:
+        ours = json.loads((folder / RECORD).read_bytes())["files"]
+        return sorted(found - {RECORD, PAGE, *map(str, ours)})
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return sorted(found - {RECORD}) or sorted(found)
 
 
 def _beside(folder: Path) -> Path:

@@ -35,15 +35,14 @@ class Journal(Stages):
 
 @contextmanager
 def journal() -> Iterator[Journal]:
-    """Yield a journal that notes every warning of the block, which is shown as ever; its stages are for terminals."""
+    """Yield a journal that notes every warning of the block, told in a sentence; its stages are for terminals."""
     with Journal(show=sys.stderr.isatty()) as notes, warnings.catch_warnings():
-        show = warnings.showwarning
 
         def noted(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
             sentence = f"{category.__name__}: {' '.join(str(message).split())}"[:2000]
             if sentence not in notes.warnings:
                 notes.warnings.append(sentence)
-            show(message, category, *place, **more)
+            print(f"couple: {' '.join(str(message).split())}", file=sys.stderr)
 
         warnings.showwarning = noted
         yield notes

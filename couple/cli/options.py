@@ -6,6 +6,7 @@ A command spells its own defaults; the meaning of an option, its help and its ch
 import functools
 import inspect
 import math
+import os
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
@@ -15,10 +16,13 @@ from typing import Annotated, Any
 import typer
 from typer.exceptions import TyperException
 
+from couple.cli import folder
+
 LAWS = ("constant", "rate", "relax", "implicit")
 GRAPHS = ("pair", "chain", "complete", "star")
 DTYPES = ("float32", "bfloat16", "float16")
 MEMORY = ("resident", "stream", "auto")
+PARALLEL = ("trajectories",)
 
 Prompts = Annotated[list[str] | None, typer.Argument(metavar="PROMPT PROMPT", show_default=False)]
 Model = Annotated[str | None, typer.Option(help="Folder or hub id of a pipeline.", show_default="the bundled one")]
@@ -52,10 +56,21 @@ Memory = Annotated[
 Budget = Annotated[
     str | None, typer.Option(metavar="12GB", help="What --memory may take on the device.", show_default="what is free")
 ]
+Fp8 = Annotated[
+    bool, typer.Option("--fp8", help="Store denoisers in 8 bits beside --memory, half of bfloat16; changes results.")
+]
 Attention = Annotated[
     str | None, typer.Option(help="Attention backend, as diffusers spells it.", show_default="the model's")
 ]
 Compile = Annotated[bool, typer.Option("--compile", help="Compile the repeated blocks of the models first.")]
+Parallel = Annotated[
+    str | None,
+    typer.Option(
+        metavar="|".join(PARALLEL),
+        help="Divide the trajectories among the processes of torchrun --nproc-per-node N -m couple ...",
+        show_default=False,
+    ),
+]
 Preview = Annotated[
     int | None, typer.Option(metavar="N", help="Show what is predicted every N steps; keep a filmstrip and a trace.")
 ]
@@ -67,8 +82,10 @@ Resume = Annotated[bool, typer.Option("--resume", help="Go on where the same com
 _EXECUTION = {
     "memory": Memory,
     "budget": Budget,
+    "fp8": Fp8,
     "attention": Attention,
     "compile": Compile,
+    "parallel": Parallel,
     "preview": Preview,
     "checkpoint_every": CheckpointEvery,
     "resume": Resume,
@@ -79,6 +96,9 @@ Dtype = Annotated[
 ]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps.", show_default="a GPU if there is one")]
 Out = Annotated[Path | None, typer.Option(help="Folder for the results.", show_default="a new one in out/")]
+
+
+_BYTES = r"\s*(\d+(\.\d+)?)\s*([kmgt]?)(i?)b\s*"
 
 
 class Misuse(TyperException):
@@ -94,8 +114,10 @@ class Execution:
     Attributes:
         memory: One of `MEMORY`; None for all weights on the device.
         budget: What they may take there, as `couple.Placement` reads it.
+        fp8: Whether denoisers are stored as float8.
         attention: A backend as diffusers spells it.
         compile: Whether repeated blocks are compiled.
+        parallel: One of `PARALLEL`, under torchrun; None for one process.
         preview: Steps between previews; None for no previews.
         checkpoint_every: Steps between checkpoints; None for one when the run is interrupted.
         resume: Whether to go on from a checkpoint.
@@ -103,8 +125,10 @@ class Execution:
 
     memory: str | None = None
     budget: str | None = None
+    fp8: bool = False
     attention: str | None = None
     compile: bool = False
+    parallel: str | None = None
     preview: int | None = None
     checkpoint_every: int | None = None
     resume: bool = False
@@ -162,7 +186,16 @@ def executed(command: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(command)
     def run(**given: Any) -> Any:
-        return command(execution=Execution(**{name: given.pop(name) for name in shared}), **given)
+        execution = Execution(**{name: given.pop(name) for name in shared})
+        if execution.resume and given["out"] is not None and folder.finished(given["out"]):
+            raise Misuse(f"--out {given['out']} is finished: there is nothing to go on with; leave out --resume.")
+        if execution.parallel is None:
+            return command(execution=execution, **given)
+        check_execution(execution)
+        from couple.cli import processes
+
+        with processes.joined(f"couple {command.__name__} ... --parallel {execution.parallel}") as elsewhere:
+            return command(execution=execution, **(given if elsewhere is None else {**given, "out": elsewhere}))
 
     own = inspect.signature(command).parameters.values()
     parameters = [
@@ -197,10 +230,26 @@ def check_options(options: Options) -> None:
 def check_execution(execution: Execution) -> None:
     """Raise `Misuse` unless the execution is what `Execution` says of it."""
     check_choice("memory", execution.memory, MEMORY)
+    check_choice("parallel", execution.parallel, PARALLEL)
     if execution.budget is not None and execution.memory is None:
         raise Misuse(f"--budget {execution.budget} goes with --memory; try --memory auto --budget {execution.budget}.")
+    if execution.budget is not None and not re.fullmatch(_BYTES, execution.budget, re.IGNORECASE):
+        raise Misuse(f"--budget {execution.budget} is no size; write it as 12GB or 8GiB.")
+    if execution.fp8 and execution.memory is None:
+        raise Misuse("--fp8 goes with --memory; try --memory auto --fp8.")
     check_least("preview", execution.preview, 1)
     check_least("checkpoint-every", execution.checkpoint_every, 1)
+    started = int(os.environ.get("WORLD_SIZE", "1")) if "TORCHELASTIC_RUN_ID" in os.environ else 1
+    if execution.parallel is None and started > 1:
+        raise Misuse(f"torchrun started {started} processes, which would all do the same; add --parallel trajectories.")
+    alone = {
+        "--preview": execution.preview,
+        "--checkpoint-every": execution.checkpoint_every,
+        "--resume": execution.resume,
+    }
+    for option, given in alone.items():
+        if execution.parallel is not None and given:
+            raise Misuse(f"{option} watches or keeps all trajectories in one process; leave out it or --parallel.")
 
 
 def check_request(request: Request, example: str) -> None:

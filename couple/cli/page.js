@@ -39,3 +39,21 @@ if (stage) {
   const asked = location.hash.slice(1);
   show(modes.some((button) => button.dataset.mode === asked) ? asked : "side");
 }
+
+// What is wider than the page says so.
+for (const strip of document.querySelectorAll(".strip")) {
+  const tell = () => { strip.nextElementSibling.hidden = strip.scrollWidth <= strip.clientWidth; };
+  new ResizeObserver(tell).observe(strip);
+  strip.firstElementChild.addEventListener("load", tell);
+}
+// The controls of a video lie below its picture, not on it.
+for (const film of document.querySelectorAll("video.wide")) {
+  const fit = () => {
+    if (!film.videoWidth) return;
+    const width = Math.min(film.videoWidth, film.parentElement.clientWidth);
+    Object.assign(film.style, { width: width + "px", height: width * film.videoHeight / film.videoWidth + 72 + "px" });
+  };
+  film.addEventListener("loadedmetadata", fit);
+  addEventListener("resize", fit);
+  fit();
+}

@@ -10,6 +10,7 @@ import html
 import itertools
 import json
 import os
+import re
 import urllib.parse
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -18,7 +19,6 @@ from typing import Any
 
 from couple.cli.folder import RECORD
 
-PAGE = "view.html"
 #: Files that show several samples at once; the others can be compared.
 OVERVIEWS = {
     "sheet.png": "Contact sheet",
@@ -30,12 +30,14 @@ OVERVIEWS = {
 #: Pictures and videos offered at most; characters of the record shown at most.
 MOST_FILES, MOST_TEXT = 2000, 200_000
 MODES = {"side": "side by side", "slider": "slider", "blink": "blink", "difference": "difference"}
+# A part of the record with no more entries, and nothing in them, is shown open.
+_OPEN = 8
 # Folders of a run that hold no samples.
 _ASIDE = {"previews", "depth", "masks"}
 
 
 def page(folder: Path) -> str:
-    """Make the page of a run folder, to be written into it as `PAGE`.
+    """Make the page of a run folder, to be written into it as `folder.PAGE`.
 
     Links in the folder are not followed.
 
@@ -96,8 +98,8 @@ def _opening(samples: Sequence[str]) -> tuple[str, str]:
     """The two that are shown first: one sample without and with the coupling, if there are such."""
     for before, after in (("uncoupled", "coupled"), ("per-image", "coupled")):
         for sample in samples:
-            twin = sample.replace(before, after, 1)
-            if sample.startswith(before) and twin in samples:
+            twin = re.sub(rf"(^|/){before}(?=[-/])", rf"\g<1>{after}", sample, count=1)
+            if twin != sample and twin in samples:
                 return sample, twin
     return samples[0], samples[min(1, len(samples) - 1)]
 
@@ -118,7 +120,10 @@ def _shown(name: str) -> str:
     if name.endswith(".mp4"):
         return f'<video class="wide" src="{_address(name)}" muted loop autoplay playsinline controls></video>'
     if name == "filmstrip.png":
-        return f'<div class="strip"><img src="{_address(name)}" alt=""></div>'
+        return (
+            f'<div class="strip"><img src="{_address(name)}" alt=""></div>'
+            "<p hidden>Scroll sideways for later steps &rarr;</p>"
+        )
     return f'<img class="wide" src="{_address(name)}" alt="">'
 
 
@@ -127,26 +132,43 @@ def _section(title: str, content: str) -> str:
 
 
 def _record(path: Path) -> str:
-    """The record as a table of what is on its first level, and as it is."""
+    """The record as a table, what is nested in it folded away, and as it is."""
     if not _is_file(path):
         return ""
     with path.open("rb") as file:
         text = file.read(MOST_TEXT + 1).decode("utf-8", "replace")
     cut = "\n... (the file goes on)" if len(text) > MOST_TEXT else ""
     try:
-        table = _table(json.loads(text))
+        record = json.loads(text)
+        table = _table(record) if isinstance(record, dict) else ""
     except (ValueError, RecursionError):
         table = ""
     whole = f"<details><summary>{RECORD}</summary><pre>{html.escape(text[:MOST_TEXT] + cut)}</pre></details>"
     return _section("Record", table + whole)
 
 
-def _table(record: Any) -> str:
-    if not isinstance(record, dict):
-        return ""
-    cells = ((str(key), value if isinstance(value, str) else json.dumps(value)) for key, value in record.items())
-    rows = (f"<tr><td>{html.escape(key)}</td><td>{html.escape(_short(value))}</td></tr>" for key, value in cells)
+def _table(record: dict[str, Any]) -> str:
+    rows = (f"<tr><td>{html.escape(key)}</td><td>{_cell(value)}</td></tr>" for key, value in record.items())
     return f"<table>{''.join(rows)}</table>"
+
+
+def _cell(value: Any) -> str:
+    """Numbers and texts as they are, a list of them in one line, all else folded, and open where it is short."""
+    entries = dict(zip(map(str, itertools.count(1)), value, strict=False)) if isinstance(value, list) else value
+    if not isinstance(entries, dict) or not entries:
+        return html.escape(_short(_said(value)))
+    flat = not any(isinstance(entry, dict | list) for entry in entries.values())
+    if flat and isinstance(value, list):
+        return html.escape(_short(", ".join(_said(entry) for entry in value)))
+    shown = " open" if flat and len(entries) <= _OPEN else ""
+    noun = "entry" if len(entries) == 1 else "entries"
+    return f"<details{shown}><summary>{len(entries)} {noun}</summary>{_table(entries)}</details>"
+
+
+def _said(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return "-" if value in (None, {}, []) else str(value)
 
 
 def _short(text: str) -> str:

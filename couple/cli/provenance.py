@@ -67,6 +67,7 @@ def written(
             max_batch=max_batch,
             forwards=sum(result.forwards for result in sampled),
             steps=[steps for result in sampled for steps in result.steps.values()],
+            processes=torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1,
         ),
         memory=[asdict(result.placement) for result in sampled if result.placement is not None] or None,
         seconds=dict(notes.seconds),

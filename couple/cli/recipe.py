@@ -34,6 +34,6 @@ def run(
 
     asked = recipe.read(file, sets or [])
     if dry_run:
-        print(recipe.plan(asked))
+        print(recipe.plan(asked, device))
         return 0
     return recipe.run(asked, out or unused_folder([asked.name]), device, execution)

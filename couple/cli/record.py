@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_type_hints
 
@@ -83,11 +83,19 @@ class Model(_Strict):
 
 
 class Batch(_Strict):
-    """How forwards were shared: the limit asked for, the forwards made, and the steps of each trajectory in order."""
+    """How forwards were shared.
+
+    Attributes:
+        max_batch: the limit asked for.
+        forwards: that shared networks made.
+        steps: of each trajectory, in order.
+        processes: among which the trajectories were divided.
+    """
 
     max_batch: int | None
     forwards: int
     steps: list[int]
+    processes: int = 1
 
 
 class Machine(_Strict):
@@ -117,6 +125,7 @@ class Record(_Strict):
         seconds: by stage.
         warnings: that were raised.
         results: what was measured of the samples.
+        files: that were written, by their paths in the folder, but for the record itself.
     """
 
     layout: Literal[2] = LAYOUT
@@ -134,6 +143,7 @@ class Record(_Strict):
     seconds: dict[str, float]
     warnings: list[str]
     results: dict[str, JsonValue]
+    files: list[str] = []
 
     def text(self, indent: int | None = 2) -> str:
         """JSON."""
@@ -201,7 +211,8 @@ def request_of(kind: Callable[..., Request], record: Record, source: Path, out: 
     """
     hints = get_type_hints(kind)
     wanted: dict[str, Any] = {
-        field.name: (hints[field.name], ...)
+        # What came later than the record has the value that it had before it could be asked.
+        field.name: (hints[field.name], ... if field.default is MISSING else field.default)
         for field in fields(kind)  # pyright: ignore[reportArgumentType]
         if field.name not in ONCE
     }

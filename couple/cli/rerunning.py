@@ -32,6 +32,16 @@ def again(file: Path, out: Path) -> int:
     old = next((folder for folder in file.absolute().parents[:_DEEPEST] if (folder / RECORD).is_file()), None)
     if old is not None and old.resolve() == out.resolve():
         raise ValueError(f"--out {out} is the run itself, which is kept to compare with; name another folder.")
+    if record.batch.processes > 1 or record.request.get("parallel") is not None:
+        from couple.cli import processes
+
+        # Which forwards are merged, and so how numbers are rounded, depends on how the trajectories were divided.
+        with processes.joined(f"couple rerun {file}", record.batch.processes) as elsewhere:
+            return _again(record, file, old, elsewhere or out)
+    return _again(record, file, old, out)
+
+
+def _again(record: Record, file: Path, old: Path | None, out: Path) -> int:
     from couple.cli import provenance
 
     _use_threads(record.machine.threads)
@@ -77,7 +87,9 @@ def _repeat(record: Record, file: Path, out: Path) -> None:
             from couple import recipe
 
             device = record.request.get("device")
-            recipe.run(recipe.recorded(record.request, file), out, device if isinstance(device, str) else None)
+            execution = options.Execution(parallel="trajectories" if record.batch.processes > 1 else None)
+            asked = recipe.recorded(record.request, file)
+            recipe.run(asked, out, device if isinstance(device, str) else None, execution)
     except Misuse as error:
         raise ValueError(f"{file} asks for what cannot be done: {error.format_message()}") from None
 
@@ -89,6 +101,7 @@ def _decisive(record: Record) -> dict[str, object]:
         "models": {role: model.model_dump(exclude={"name"}) for role, model in record.models.items()},
         "inputs": record.inputs,
         "edges": record.edges,
+        "processes": record.batch.processes,
     }
 
 

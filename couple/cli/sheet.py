@@ -6,11 +6,15 @@ Nothing here knows where the pictures come from.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import cast
 
 from PIL import Image, ImageDraw, ImageFont
 
-_PAPER, _INK, _PALE = (250, 249, 246), (29, 29, 31), (118, 118, 123)
+from couple.cli.lettering import lettered
+
+#: The ground of all sheets: one that a video keeps, and that of pages.
+PAPER = (252, 250, 248)
+_INK, _PALE = (29, 29, 31), (118, 118, 123)
+_LABEL, _NOTE = 19, 14
 _MARGIN, _GAP, _LABEL_LINES = 32, 12, 3
 _NOTE_WIDTH, _APART = 208, 24
 
@@ -49,38 +53,45 @@ def contact_sheet(rows: Sequence[Row], labels: Sequence[str], *, height: int = 2
     for row in rows:
         if len(row.pictures) != len(labels):
             raise ValueError(f"row {row.name!r} has {len(row.pictures)} pictures for {len(labels)} labels.")
-    label_font, name_font, note_font = (_font(size) for size in (19, 19, 14))
     pictures = [[_scaled(picture, height) for picture in row.pictures] for row in rows]
     widths = [max(column[i].width for column in pictures) for i in range(len(labels))]
-    wrapped = [_wrap(label, label_font, width) for label, width in zip(labels, widths, strict=True)]
-
-    notes = [_wrap(row.note, note_font, _NOTE_WIDTH) for row in rows]
-    line = label_font.size * 1.3
-    top = _MARGIN + round(line * max(len(lines) for lines in wrapped)) + _GAP
-    texts = [(row.name, name_font) for row in rows] + [(text, note_font) for lines in notes for text in lines]
-    left = _MARGIN + round(max(font.getlength(text) for text, font in texts)) + 2 * _GAP
+    wrapped = [_Text(label, _LABEL, width) for label, width in zip(labels, widths, strict=True)]
+    names = [_Text(row.name, _LABEL) for row in rows]
+    notes = [_Text(row.note, _NOTE, _NOTE_WIDTH) for row in rows]
+    line = _LABEL * 1.3
+    top = _MARGIN + round(line * max(len(text.lines) for text in wrapped)) + _GAP
+    left = _MARGIN + round(max(text.width for text in (*names, *notes))) + 2 * _GAP
     tops = _tops(rows, top, height)
     size = (left + sum(widths) + _GAP * (len(widths) - 1) + _MARGIN, tops[-1] + height + _MARGIN)
-    sheet = Image.new("RGB", size, _PAPER)
+    sheet = Image.new("RGB", size, PAPER)
     draw = ImageDraw.Draw(sheet)
 
     x = left
-    for lines, width in zip(wrapped, widths, strict=True):
+    for text, width in zip(wrapped, widths, strict=True):
         bottom = top - 1.5 * _GAP
-        for k, text in enumerate(reversed(lines)):
-            draw.text((x + width / 2, bottom - k * line), text, fill=_INK, font=label_font, anchor="ms")
+        for k, words in enumerate(reversed(text.lines)):
+            draw.text((x + width / 2, bottom - k * line), words, fill=_INK, font=text.font, anchor="ms")
         x += width + _GAP
-    for row, y, lines, scaled in zip(rows, tops, notes, pictures, strict=True):
+    for name, note, y, scaled in zip(names, notes, tops, pictures, strict=True):
         middle = y + height / 2
-        draw.text((left - 2 * _GAP, middle), row.name, fill=_INK, font=name_font, anchor="rs")
-        for k, text in enumerate(lines):
-            place = (left - 2 * _GAP, middle + 8 + k * note_font.size * 1.3)
-            draw.text(place, text, fill=_PALE, font=note_font, anchor="rt")
+        draw.text((left - 2 * _GAP, middle), name.lines[0], fill=_INK, font=name.font, anchor="rs")
+        for k, words in enumerate(note.lines):
+            place = (left - 2 * _GAP, middle + 8 + k * _NOTE * 1.3)
+            draw.text(place, words, fill=_PALE, font=note.font, anchor="rt")
         x = left
         for picture, width in zip(scaled, widths, strict=True):
             sheet.paste(picture, (x + (width - picture.width) // 2, y))
             x += width + _GAP
     return sheet
+
+
+class _Text:
+    """A text in lines of a width, or in one; `width` is that of the longest."""
+
+    def __init__(self, text: str, size: int, width: int | None = None) -> None:
+        text, self.font = lettered(text, size)
+        self.lines = [text] if width is None else _wrap(text, self.font, width)
+        self.width = max(self.font.getlength(line) for line in self.lines)
 
 
 def _tops(rows: Sequence[Row], top: int, height: int) -> list[int]:
@@ -89,11 +100,6 @@ def _tops(rows: Sequence[Row], top: int, height: int) -> list[int]:
     for row in rows[1:]:
         tops.append(tops[-1] + height + (_APART if row.apart else _GAP))
     return tops
-
-
-def _font(size: int) -> ImageFont.FreeTypeFont:
-    # Pillow brings one outline font along; load_default(size) is typed as if it might be a bitmap.
-    return cast(ImageFont.FreeTypeFont, ImageFont.load_default(size))
 
 
 def _scaled(picture: Image.Image, height: int) -> Image.Image:

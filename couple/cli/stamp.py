@@ -29,10 +29,12 @@ _MOST_BOXES = 10_000
 
 def finish(folder: Path, record: Record) -> None:
     """Write the record into a folder of results, as `run.json` and into every PNG, GIF and MP4 in it."""
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    record = record.model_copy(update={"files": [path.relative_to(folder).as_posix() for path in paths]})
     (folder / RECORD).write_text(record.text() + "\n", encoding="utf-8")
     text = record.text(indent=None)
     stamps = {".png": _stamp_png, ".gif": _stamp_gif, ".mp4": _stamp_mp4}
-    for path in sorted(folder.rglob("*")):
+    for path in paths:
         if path.suffix in stamps:
             stamps[path.suffix](path, text)
 

@@ -5,12 +5,14 @@ Here is the command line; `couple.recipe` says what a run is and `couple.jobs.bo
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from couple.cli.folder import RECORD
 from couple.cli.options import Misuse, check_least
 
 if TYPE_CHECKING:
@@ -40,11 +42,17 @@ def sweep(
     from couple.jobs import board as jobs
     from couple.jobs import clusters
 
+    if out is not None and (out / RECORD).is_file():
+        raise Misuse(f"--out {out} is a run, not the folder of a sweep; name another, e.g. --out {out}-sweep.")
     board = jobs.Board(out or Path("out") / f"sweep-{file.stem}", planned(file, sets or []))
-    if ray:
-        clusters.run(board, workers)
-    else:
-        jobs.run(board, *_machine(workers))
+    try:
+        if ray:
+            clusters.run(board, workers)
+        else:
+            jobs.run(board, *_machine(workers))
+    except KeyboardInterrupt:
+        print("couple: what is finished stays; the same command goes on with the rest.", file=sys.stderr)
+        raise
     print(board.summary())
     return 0 if board.finished else 1
 

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from couple.cli.folder import PAGE
 from couple.cli.options import Misuse
 
 
@@ -22,7 +23,7 @@ def view(
     from couple import atomic
     from couple.cli import page
 
-    path = folder / page.PAGE
+    path = folder / PAGE
     try:
         atomic.write(path, page.page(folder).encode("utf-8", "replace"))
     except OSError as error:

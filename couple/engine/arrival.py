@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -87,14 +87,7 @@ class Arrival:
     @functools.cached_property
     def level(self) -> Level:
         """The level landed on, as weight laws see it."""
-        levels = self.levels
-        return Level.landing(
-            progress=float(self.step_progress),
-            alpha=_mean(levels.alpha),
-            sigma=_mean(levels.sigma),
-            alpha_next=_mean(levels.alpha_next),
-            sigma_next=_mean(levels.sigma_next),
-        )
+        return Level.landing(float(self.step_progress), *_means(self.levels))
 
     @functools.cached_property
     def x0(self) -> Tensor:
@@ -185,5 +178,10 @@ class Arrival:
                 self.result = (returned, self.x0.to(self._dtype))
 
 
-def _mean(level: float | Tensor) -> float:
-    return float(level.mean()) if isinstance(level, Tensor) else level
+def _means(levels: schedulers.Levels) -> Sequence[float]:
+    """Each level, or its mean over tokens."""
+    values = (levels.alpha, levels.sigma, levels.alpha_next, levels.sigma_next)
+    means = [value.mean() for value in values if isinstance(value, Tensor)]
+    # All at once, since a device waits whenever numbers are read from it.
+    read = iter(torch.stack(means).tolist() if means else ())
+    return [next(read) if isinstance(value, Tensor) else value for value in values]

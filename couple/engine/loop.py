@@ -95,9 +95,15 @@ class Peers(AbstractContextManager, Protocol):
     """Other processes that run calls of the same graph. As a context, it lets them know of an error in this one."""
 
     def exchange(
-        self, progress: Fraction | None, seen: Mapping[Trajectory, tuple[Tensor, Level]]
-    ) -> tuple[Fraction | None, Mapping[Trajectory, tuple[Tensor, Level]]]:
-        """Tell the progress and predictions of the own calls furthest behind; return those furthest behind of all."""
+        self,
+        progress: Fraction | None,
+        seen: Mapping[Trajectory, tuple[Tensor, Level]],
+        lost: Mapping[Trajectory, str],
+    ) -> tuple[Fraction | None, Mapping[Trajectory, tuple[Tensor, Level]], Mapping[Trajectory, str]]:
+        """Tell the progress and predictions of the own calls furthest behind; return those furthest behind of all.
+
+        If someone is lost anywhere, those are told instead, to everyone.
+        """
         ...
 
 
@@ -137,6 +143,8 @@ class Engine:
         self._edges = edges
         self._x0: dict[Trajectory, Tensor] = {}
         self._levels: dict[Trajectory, Level] = {}
+        # Given up since the peers were told last.
+        self._untold: dict[Trajectory, str] = {}
         # A network that meets nobody is left alone; one with a step cache must know whose call it serves.
         self._hooked: list[Any] = [m for m in shared if max_batch != 1 or getattr(m, "is_cache_enabled", False)]
         self._replay = replay
@@ -205,13 +213,15 @@ class Engine:
                 self._go_on(due)
                 return True
             self._replay.arrived(arrivals)
-        if lost := watch.arrived([arrival for _, arrival in due]):
-            self._give_up(lost, peers)
-            return True
-        seen = {a.trajectory: (a.x0, a.level) for _, a in due if a.trajectory in watched}
+        lost = watch.arrived([arrival for _, arrival in due])
+        seen = {a.trajectory: (a.x0, a.level) for _, a in due if a.trajectory in watched and a.trajectory not in lost}
         if peers is not None:
-            first, seen = peers.exchange(behind, seen)
+            first, seen, lost = peers.exchange(behind, seen, self._untold | dict(lost))
             behind, due = first, due if behind == first else []
+        if lost:
+            self._give_up(lost)
+            self._untold = {}
+            return True
         self._x0 |= {trajectory: x0 for trajectory, (x0, _) in seen.items()}
         self._levels |= {trajectory: level for trajectory, (_, level) in seen.items()}
         if not due:
@@ -220,7 +230,9 @@ class Engine:
         edges = [edge for edge in self._edges if all(end in self._x0 for end in edge.trajectories)]
         meeting = Meeting([arrival for _, arrival in due], edges, self._x0, self._levels)
         method.meet(meeting)
-        self._give_up(watch.met(meeting, self), peers)
+        lost = watch.met(meeting, self)
+        self._give_up(lost)
+        self._untold |= lost
         if self._replay is not None:
             self._replay.sent_on(due, self._x0, self._levels, self.lost)
         self._go_on(due)
@@ -233,16 +245,14 @@ class Engine:
             if call.trajectory not in self.lost:
                 call.resume()
 
-    def _give_up(self, lost: Mapping[Trajectory, str], peers: Peers | None = None) -> None:
+    def _give_up(self, lost: Mapping[Trajectory, str]) -> None:
         """End calls whose numbers are of no use any more; their edges go with their predictions."""
-        if lost and peers is not None:
-            # Other processes hold ends of the same edges: nobody can go on as if they were not there.
-            raise FloatingPointError(next(iter(lost.values())))
         self.lost |= lost
         for call in self.calls:
             if call.trajectory in lost:
                 call.abandon()
-                self._x0.pop(call.trajectory, None)
+        for trajectory in lost:
+            self._x0.pop(trajectory, None)
 
     @contextmanager
     def _swapped(self) -> Iterator[None]:

@@ -35,16 +35,16 @@ class Host:
         """Tell whether the weights are brought block by block at each forward."""
         return False
 
-    def is_traced(self, module: nn.Module) -> bool:
-        """Tell whether forwards of a streamed network may run side by side already."""
+    def is_shared(self, module: nn.Module) -> bool:
+        """Tell whether forwards of a streamed network may run side by side, on one passage of its weights."""
         return True
 
     def is_here(self, module: nn.Module) -> bool:
         """Tell whether the weights need not be brought."""
         return True
 
-    def relief(self, merger: Merger, module: nn.Module, calls: int) -> Callable[[], None] | None:
-        """Return what makes room after a forward for `calls` calls ran out of memory; None for nothing left."""
+    def relief(self, merger: Merger, module: nn.Module, calls: Sequence[int]) -> Callable[[], None] | None:
+        """Return what makes room after forwards, for so many calls each, ran out of memory; None for nothing left."""
         return None
 
 
@@ -121,8 +121,9 @@ class Merger:
         while groups:
             try:
                 self._work(module, groups)
-            except torch.OutOfMemoryError:
-                make_room = self.host.relief(self, module, max(map(len, groups)))
+            except RuntimeError as error:
+                groups = [group for group in groups if not group[0].done]
+                make_room = self.host.relief(self, module, [*map(len, groups)]) if out_of_memory(error) else None
                 if make_room is None:
                     raise
             else:
@@ -131,7 +132,6 @@ class Merger:
                 self._processors.put(before)
             # Here the error is forgotten, and with it the tensors its frames held.
             make_room()
-            groups = [group for group in groups if not group[0].done]
             if self.max_batch is not None:
                 size = self.max_batch
                 groups = [group[i : i + size] for group in groups for i in range(0, len(group), size)]
@@ -144,7 +144,7 @@ class Merger:
         while groups:
             first = groups[0][0].request
             alike = [group for group in groups if can_take_turns(first, group[0].request)]
-            turns = alike if self.host.is_traced(module) and not first.alone else groups[:1]
+            turns = alike if self.host.is_shared(module) and not first.alone else groups[:1]
             with first.modes.entered():
                 side_by_side([partial(self._answer, group) for group in turns])
             groups = [group for group in groups if group not in turns]
@@ -212,9 +212,9 @@ class Merger:
         try:
             merged = self._merged(group)
             reason = None if _close(separate, merged) else "gave other numbers"
-        except torch.OutOfMemoryError:
-            raise
         except (RuntimeError, ValueError, TypeError, IndexError, AttributeError, AssertionError) as error:
+            if out_of_memory(error):
+                raise
             reason = f"failed ({error})"
         self._verdicts[group[0].key] = reason is None
         if reason is not None:
@@ -225,6 +225,13 @@ class Merger:
                 stacklevel=2,
             )
         return separate
+
+
+def out_of_memory(error: Exception) -> bool:
+    """Tell whether a device ran out of memory. Libraries on it (cuBLAS) say so in the words of a RuntimeError."""
+    if isinstance(error, torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in ("out of memory", "ALLOC_FAILED"))
 
 
 def _close(expected: list[Any], got: list[Any]) -> bool:

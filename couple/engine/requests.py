@@ -41,19 +41,21 @@ class Request:
     key: Hashable = field(init=False)
 
     def __post_init__(self) -> None:
-        paths, self.spec = pytree.tree_flatten_with_path((self.args, self.kwargs))
-        self.leaves = [kept(leaf) for _, leaf in paths]
-        names = [{getattr(key, "key", None) for key in path} for path, _ in paths]
+        leaves, self.spec = pytree.tree_flatten((self.args, self.kwargs))
+        self.leaves = list(map(kept, leaves))
+        places = {id(leaf) for name in UNBATCHED & self.kwargs.keys() for leaf in pytree.tree_leaves(self.kwargs[name])}
         tensors = [leaf for leaf in self.leaves if isinstance(leaf, Tensor) and leaf.ndim > 1]
         self.rows = tensors[0].shape[0] if tensors else 0
-        self.batched = [self._has_batch(name, leaf) for name, leaf in zip(names, self.leaves, strict=True)]
+        self.batched = [
+            self._has_batch(leaf, id(given) in places) for leaf, given in zip(self.leaves, leaves, strict=True)
+        ]
         shapes = tuple(map(self._shape, self.batched, self.leaves))
         self.key = (id(self.module), self.modes, tuple(map(id, self.processors)), shapes)
 
-    def _has_batch(self, names: set[Any], leaf: Any) -> bool:
+    def _has_batch(self, leaf: Any, is_place: bool) -> bool:
         if not isinstance(leaf, Tensor) or leaf.ndim == 0 or leaf.shape[0] != self.rows:
             return False
-        return not (names & UNBATCHED and leaf.ndim == 2)
+        return not (is_place and leaf.ndim == 2)
 
     @staticmethod
     def _shape(batched: bool, leaf: Any) -> Hashable:

@@ -15,6 +15,7 @@ from functools import cached_property, partial
 from types import MappingProxyType
 
 import numpy as np
+import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -22,6 +23,7 @@ from couple import coupling
 from couple.engine.arrival import Arrival
 from couple.engine.loop import Engine, Meeting, Method
 from couple.graph import Edge
+from couple.maps import call
 from couple.trajectory import Trajectory
 from couple.weights import Level
 
@@ -48,6 +50,11 @@ class Info:
         self._x0 = dict(meeting.x0)
         self._edges = meeting.edges
         self._pulls = {arrival.trajectory: arrival.pull for arrival in meeting.due}
+
+    def __repr__(self) -> str:
+        """Say which meeting, how far it is and who stepped."""
+        stepped = ", ".join(repr(trajectory.name) for trajectory in self._pulls)
+        return f"<Info step {self.step}, progress {self.progress:.2f}, stepped: {stepped}>"
 
     @cached_property
     def x0(self) -> Mapping[Trajectory, Tensor]:
@@ -100,8 +107,10 @@ class Watch:
         lost: dict[Trajectory, str] = {}
         for arrival in due:
             step = _Step(arrival.trajectory, arrival.position)
-            finite = arrival.model_output.detach().isfinite().all()
-            self._read(finite, partial(self._predicted, step), step, lost)
+            output = arrival.model_output.detach()
+            # One operation in place of five; a sum that no float32 can hold is of numbers that have run away too.
+            total = output.sum(dtype=output.dtype if output.dtype == torch.float64 else torch.float32)
+            self._read(total, partial(self._predicted, step), step, lost)
         return lost
 
     def met(self, meeting: Meeting, engine: Engine) -> dict[Trajectory, str]:
@@ -119,7 +128,9 @@ class Watch:
                 on_cpu = arrival.pull.device.type == "cpu"
                 with np.errstate(over="ignore", invalid="ignore"):  # said below, in other words
                     norm = np.linalg.norm(arrival.pull.numpy().ravel()) if on_cpu else arrival.pull.norm()
-                self._read(norm, lambda norm, step=step, size=size: self._pulled(step, norm, size), step, lost)
+                # What is judged later must not hold the predictions of a meeting that is over.
+                seen = meeting if on_cpu else None
+                self._read(norm, partial(self._pulled, step, size, seen), step, lost)
         if self._callback is not None:
             self._callback(Info(engine.meetings, meeting))
         return lost
@@ -127,8 +138,10 @@ class Watch:
     def finish(self) -> dict[Trajectory, str]:
         """Look at what could not be read without making the device wait; return who turns out lost, and why."""
         lost: dict[Trajectory, str] = {}
-        for value, judge, trajectory in self._later:
-            if trajectory not in lost and (message := judge(float(value))):
+        for value, (_, judge, trajectory) in zip(
+            _fetched([later[0] for later in self._later]), self._later, strict=True
+        ):
+            if trajectory not in lost and (message := judge(value)):
                 lost |= dict.fromkeys(self._component(trajectory), message)
         return lost
 
@@ -156,27 +169,40 @@ class Watch:
                     ahead += fresh
         return found
 
+    def _pulling(self, trajectory: Trajectory) -> list[Edge]:
+        """The edges that may move it."""
+        return [edge for edge in self._edges if trajectory in edge.trajectories[edge.directed :]]
+
     def _excess(self, trajectory: Trajectory) -> str:
-        edges = [edge for edge in self._edges if trajectory in edge.trajectories]
+        edges = self._pulling(trajectory)
         return self._method.excess(edges) if edges and hasattr(self._method, "excess") else ""
 
-    def _not_finite(self, step: _Step, where: str) -> str:
-        excess = self._excess(step.trajectory)
-        cause = f"Either its network gave nan or inf, which a run without edges would show, or {excess}."
-        return (
-            f"{step.name} is not finite {where} step {step} of {type(step.trajectory.pipeline).__name__}. "
-            f"{cause if excess else 'Its network gave nan or inf; one that does in float16 may not in bfloat16.'}"
-        )
+    def _not_finite(self, step: _Step, where: str, cause: str = "") -> str:
+        if not cause:
+            cause = "Its network gave nan or inf; one that does in float16 may not in bfloat16."
+        pipeline = type(step.trajectory.pipeline).__name__
+        return f"{step.name} is not finite {where} step {step} of {pipeline}. {cause}"
 
-    def _predicted(self, step: _Step, finite: float) -> str | None:
-        return None if finite else self._not_finite(step, "before")
+    def _either(self, step: _Step) -> str:
+        """What may have been wrong, where it cannot be told."""
+        energies = [_energy(edge) for edge in self._pulling(step.trajectory) if not edge.is_quadratic]
+        causes = [*(f"the gradient of {energy} did" for energy in energies), self._excess(step.trajectory)]
+        named = ", or ".join(cause for cause in causes if cause)
+        return named and f"Either its network gave nan or inf, which a run without edges would show, or {named}."
 
-    def _pulled(self, step: _Step, norm: float, size: float) -> str | None:
+    def _predicted(self, step: _Step, total: float) -> str | None:
+        if math.isfinite(total):
+            return None
+        # Nobody has been pulled before the first step.
+        return self._not_finite(step, "before", "" if step.position[0] == 1 else self._either(step))
+
+    def _pulled(self, step: _Step, size: float, meeting: Meeting | None, norm: float) -> str | None:
         if not math.isfinite(norm):
-            return self._not_finite(step, "after")
-        deviations = norm / size
-        if deviations > TOO_FAR and step.trajectory not in self._warned:
+            wrong = None if meeting is None else _wrong(step.trajectory, meeting)
+            return self._not_finite(step, "after", self._either(step) if wrong is None else self._blame(step, *wrong))
+        if norm > TOO_FAR * size and step.trajectory not in self._warned:
             self._warned.add(step.trajectory)
+            deviations = norm / size if size else math.inf
             warnings.warn(
                 f"{step.name} was pulled by {deviations:.1f} standard deviations of its noise in step {step}, where a "
                 f"network has not seen such states: {self._excess(step.trajectory)}.",
@@ -184,6 +210,39 @@ class Watch:
                 stacklevel=2,
             )
         return None
+
+    def _blame(self, step: _Step, edge: Edge, largest: float) -> str:
+        return (
+            f"The gradient of {_energy(edge)} is nan or inf there, at predictions of up to {largest:.3g}: look for a "
+            "quotient or a root of 0. If they are what is too large, "
+            f"{self._excess(step.trajectory)}."
+        )
+
+
+def _energy(edge: Edge) -> str:
+    return f"{call(edge.energy)}, the energy of edge {edge.label},"
+
+
+def _wrong(trajectory: Trajectory, meeting: Meeting) -> tuple[Edge, float] | None:
+    """The edge that alone makes the pull on a trajectory not finite, and the largest value its energy saw."""
+    for edge in meeting.edges:
+        if trajectory in edge.trajectories and not edge.is_quadratic:
+            pull = coupling.pulls(meeting.x0, [edge], meeting.levels, [trajectory]).get(trajectory)
+            if pull is not None and not bool(pull.isfinite().all()):
+                return edge, max(float(meeting.x0[end].abs().max()) for end in edge.trajectories)
+    return None
+
+
+def _fetched(values: Sequence[Tensor]) -> list[float]:
+    """The numbers, with one transfer for each device."""
+    places: dict[torch.device, list[int]] = {}
+    for k, value in enumerate(values):
+        places.setdefault(value.device, []).append(k)
+    found = [0.0] * len(values)
+    for places_there in places.values():
+        for k, number in zip(places_there, torch.stack([values[k] for k in places_there]).tolist(), strict=True):
+            found[k] = number
+    return found
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
 """How much memory a call will take, counted on the meta device: nothing is loaded and nothing is computed.
 
 Networks are built from their configs without weights and run once on tensors without data, while the bytes that are
-alive are counted. Attention counts as fused, as it is on a GPU: it holds no matrix of scores. What a network cannot
-be asked (its class is not known here) is left out and counted as unknown.
+alive are counted. Attention counts as fused, as it is on a GPU: it holds no matrix of scores. A network that cannot be
+asked, since its class is not known here or it fails without data, is left out and counted as unknown.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from couple import autoencoders
-from couple.memory.streaming import size, tensors
+from couple.memory.streaming import blocks, size, tensors
 
 #: Arguments of calls that say how large the picture or video is.
 SIZES = ("height", "width", "num_frames")
@@ -38,12 +38,14 @@ class Estimate:
         activations: the most that one forward of the denoiser holds beside its weights; None if it is unknown.
         latents: of the state.
         decoding: the most that decoding the state holds beside the weights; None if it is unknown.
+        between: the most that a forward of the denoiser holds from one of its blocks to the next.
     """
 
     weights: Mapping[str, int]
     activations: int | None
     latents: int
     decoding: int | None
+    between: int = 0
 
 
 def estimate(model: Any, *, dtype: torch.dtype | None = None, **sizes: Any) -> Estimate:
@@ -69,13 +71,19 @@ def estimate(model: Any, *, dtype: torch.dtype | None = None, **sizes: Any) -> E
     shape = state_shape(denoiser, vae, {name: sizes[name] for name in SIZES if sizes.get(name)})
     if shape is None or denoiser is None:
         return Estimate(weights, None, 0, None)
+    kind = type(denoiser).__name__
     state = torch.empty(shape, device="meta", dtype=_dtype(denoiser))
-    inputs = INPUTS.get(type(denoiser).__name__)
-    activations = None if inputs is None else peak(denoiser, denoiser, inputs(denoiser.config, state))
-    decoding = None
-    if vae is not None:
-        decoding = peak(vae, vae.decode, {"z": torch.empty(shape, device="meta", dtype=_dtype(vae))})
-    return Estimate(weights, activations, 4 * state.numel(), decoding)
+    activations, between = _asked(lambda: peak(denoiser, denoiser, INPUTS[kind](denoiser.config, state)))
+    decoding, _ = _asked(lambda: peak(vae, vae.decode, {"z": torch.empty(shape, device="meta", dtype=_dtype(vae))}))
+    return Estimate(weights, activations, 4 * state.numel(), decoding, between or 0)
+
+
+def _asked(question: Callable[[], tuple[int, int]]) -> tuple[int | None, int | None]:
+    try:
+        return question()
+    except Exception:
+        # Networks fail without data in as many ways as there are networks; that one cannot be asked ends no run.
+        return None, None
 
 
 def skeletons(folder: Path, dtype: torch.dtype) -> dict[str, nn.Module]:
@@ -113,8 +121,11 @@ def _twins(pipeline: Any) -> dict[str, nn.Module]:
     value: Any
     for name, value in pipeline.components.items():
         if isinstance(value, nn.Module):
-            remake: Any = getattr(type(value), "from_config", None)
-            twins[name] = value if remake is None else _empty(partial(remake, value.config), _dtype(value))
+            try:
+                kind: Any = type(value)
+                twins[name] = _empty(partial(kind.from_config, value.config), _dtype(value))
+            except Exception:  # as in `_asked`
+                twins[name] = value
     return twins
 
 
@@ -130,18 +141,35 @@ def _dtype(network: nn.Module) -> torch.dtype:
 
 def state_shape(denoiser: Any, vae: Any, sizes: Mapping[str, int]) -> tuple[int, ...] | None:
     """Return the shape of the latents of one sample, (1, C, H, W) or (1, C, F, H, W); None if it is unknown."""
-    kind = type(denoiser).__name__
-    if vae is None and kind not in INPUTS:
-        return None
-    config: Any = _RELEASED[kind] if vae is None else vae.config
+    kind, own = type(denoiser).__name__, getattr(denoiser, "config", None)
+    own = own if isinstance(own, Mapping) else {}
+    config: Any = _RELEASED.get(kind, {}) if vae is None else vae.config
     channels = config.get("z_dim") or config.get("latent_channels")
-    factor = config.get("scale_factor_spatial") or 2 ** (len(config.get("block_out_channels", (0,))) - 1)
-    side = denoiser.config.get("sample_size") or 128
-    height, width = (sizes.get(name, 0) // factor or side for name in ("height", "width"))
-    if kind == "WanTransformer3DModel":
-        frames = (sizes.get("num_frames", 81) - 1) // (config.get("scale_factor_temporal") or 4) + 1
-        return 1, channels, frames, height, width
-    return 1, channels, height, width
+    if channels is None:
+        return None
+    factor = _ratio(config, vae, "spatial") or 2 ** (len(config.get("block_out_channels", (0,))) - 1)
+    usual = dict(zip(SIZES, _USUAL.get(kind, ()), strict=False))
+    side = own.get("sample_size")
+    side = side if isinstance(side, int) else 128
+    space = tuple(
+        (sizes.get(name) or usual.get(name) or 0) // factor or own.get(f"sample_{name}") or side
+        for name in ("height", "width")
+    )
+    is_video = "scale_factor_temporal" in config if vae is None else _has_frames(vae)
+    if not is_video:
+        return 1, channels, *space
+    frames = sizes.get("num_frames") or usual.get("num_frames") or own.get("sample_frames") or 1
+    return 1, channels, (frames - 1) // (_ratio(config, vae, "temporal") or 1) + 1, *space
+
+
+def _ratio(config: Any, vae: Any, way: str) -> int | None:
+    # In the config under two names, or computed from it by the autoencoder.
+    name = f"{way}_compression_ratio"
+    return config.get(f"scale_factor_{way}") or config.get(name) or getattr(vae, name, None)
+
+
+def _has_frames(vae: nn.Module) -> bool:
+    return any(isinstance(layer, nn.Conv3d) for layer in vae.modules())
 
 
 def _flux(config: Any, state: Tensor) -> dict[str, Any]:
@@ -194,7 +222,14 @@ INPUTS: Mapping[str, Callable[[Any, Tensor], dict[str, Any]]] = {
 _RELEASED: Mapping[str, Mapping[str, int]] = {
     "FluxTransformer2DModel": {"latent_channels": 16, "scale_factor_spatial": 8},
     "UNet2DConditionModel": {"latent_channels": 4, "scale_factor_spatial": 8},
-    "WanTransformer3DModel": {"z_dim": 16, "scale_factor_spatial": 8},
+    "WanTransformer3DModel": {"z_dim": 16, "scale_factor_spatial": 8, "scale_factor_temporal": 4},
+}
+
+#: Height, width and number of frames of the pipelines of diffusers, where the config of the denoiser has none.
+_USUAL: Mapping[str, tuple[int, int, int]] = {
+    "LTXVideoTransformer3DModel": (512, 704, 161),
+    "MochiTransformer3DModel": (480, 848, 19),
+    "WanTransformer3DModel": (480, 832, 81),
 }
 
 
@@ -240,9 +275,24 @@ def _attention(query: Tensor, key: Tensor, value: Tensor, *_: Any, **__: Any) ->
     return query.new_empty(*query.shape[:-1], value.shape[-1])
 
 
-def peak(network: nn.Module, call: Callable[..., Any], arguments: Mapping[str, Any]) -> int:
-    """Return the most bytes that `call(**arguments)` holds at once beside its arguments and the network's weights."""
+def peak(network: nn.Module, call: Callable[..., Any], arguments: Mapping[str, Any]) -> tuple[int, int]:
+    """Count what `call(**arguments)` holds beside its arguments and the network's weights.
+
+    Returns:
+        The most bytes at once, and the most at the end of one of the network's blocks.
+    """
     given = [leaf for leaf in pytree.tree_leaves(arguments) if isinstance(leaf, Tensor)]
-    with torch.no_grad(), _Alive(tensors(network) + given) as alive, _Fused():
-        call(**arguments)
-    return alive.most
+    between = 0
+
+    def look(*_: Any) -> None:
+        nonlocal between
+        between = max(between, alive.now)
+
+    handles = [block.register_forward_hook(look) for block in blocks(network)]
+    try:
+        with torch.no_grad(), _Alive(tensors(network) + given) as alive, _Fused():
+            call(**arguments)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return alive.most, between

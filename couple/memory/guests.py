@@ -2,7 +2,8 @@
 
 Text encoders and autoencoders are needed for a moment: they come when called and leave when denoising goes on.
 Denoisers that do not fit on the device together take turns. A guest that never changes needs no way back: what it
-is on the CPU is kept, and leaving only drops the copy on the device.
+is on the CPU is kept, and leaving only drops the copy on the device. Networks that are on the device already count as
+guests from the start, and leave like the others where there is too little room.
 """
 
 from __future__ import annotations
@@ -33,6 +34,13 @@ class Room:
         self.space = space
         self._arrived = arrived
         self._here: list[Guest] = []
+
+    def settle_in(self, guest: Guest) -> None:
+        """Count a guest who is here already; one that is here in part leaves, and will come as a whole."""
+        if guest.lives_here:
+            self._here.append(guest)
+        elif guest.is_split:
+            guest.leave()
 
     def bring(self, guest: Guest) -> None:
         """Bring a guest; who is done leaves, and who was used longest ago where there is too little room."""
@@ -77,7 +85,9 @@ class Guest(ModelHook):
         self._tensors = [(tensor, tensor.device) for tensor in tensors]
         self._away = {id(tensor): tensor.data for tensor, home in self._tensors if home.type == "cpu"}
         self.size = size(tensor for tensor, _ in self._tensors)
-        self.lives_here = not self._away and bool(self._tensors)
+        here = [room.device.type != "cpu" and home == room.device for _, home in self._tensors]
+        self.lives_here = bool(here) and all(here)
+        self.is_split = any(here) and not all(here)
 
     def join(self, module: nn.Module) -> Callable[[], None]:
         """Come whenever `module` is called; return what ends it."""
@@ -108,9 +118,11 @@ class Guest(ModelHook):
     def leave(self) -> None:
         """Let the weights be what they are on the CPU."""
         for tensor, _ in self._tensors:
-            if id(tensor) not in self._away:
-                self._away[id(tensor)] = tensor.data.cpu()
-            tensor.data = self._away[id(tensor)]
+            away = self._away.get(id(tensor))
+            away = tensor.data.cpu() if away is None else away
+            if self.denoises and self.room.device.type == "cuda" and not away.is_pinned():
+                away = away.pin_memory()  # it will come again, at every step
+            self._away[id(tensor)] = tensor.data = away
 
     def go_home(self) -> None:
         """Put the weights back where they were."""

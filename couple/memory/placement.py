@@ -129,6 +129,7 @@ class Plan:
         keep: bytes of each streamed denoiser that stay.
         working: bytes each denoiser works with, beside its weights.
         decoding: bytes that decoding one sample takes.
+        tiled: the autoencoders that decode in tiles.
         line: all this in one line.
     """
 
@@ -138,6 +139,7 @@ class Plan:
     keep: Mapping[nn.Module, int]
     working: Mapping[nn.Module, int]
     decoding: int
+    tiled: Sequence[nn.Module]
     line: str
 
 
@@ -200,79 +202,59 @@ def planned(
         max_batch: how many calls one forward may serve.
     """
     from couple.memory.streaming import floor, size, tensors
+    from couple.memory.work import Work, together
 
+    networks = found(trajectories)
     space = placement.budget if isinstance(placement.budget, int) else None
     if placement.memory == "auto" and space is None:
-        space = _free(placement.device)
+        space = _free(placement.device, networks)
     weights = {module: size(tensors(module)) // (2 if placement.fp8 else 1) for module in denoisers}
-    working, decoding, unknown = ({}, 0, False) if space is None else _work(trajectories, denoisers, max_batch)
-    most = max(working.values(), default=0)
+    work = Work({}, {}, 0, False) if space is None else together(trajectories, denoisers, max_batch)
+    working = work.running
     streams = placement.memory == "stream" or (
-        placement.memory == "auto" and space is not None and sum(weights.values()) + most > space
+        placement.memory == "auto"
+        and space is not None
+        and sum(weights.values()) + max(working.values(), default=0) > space
     )
     leaves, keep, needed = False, dict.fromkeys(denoisers, 0), {}
     if streams and space is not None:
-        needed = {leaf: max((floor(m, leaf) for m in denoisers), default=0) + most for leaf in (False, True)}
+        efforts = {leaf: {m: work.running[m] + work.waiting[m, leaf] for m in denoisers} for leaf in (False, True)}
+        needed = {
+            leaf: max((floor(m, leaf) + effort[m] for m in effort), default=0) for leaf, effort in efforts.items()
+        }
         leaves = needed[False] > space and needed[True] < needed[False]
+        working = efforts[leaves]
         share = min(1.0, max(0, space - needed[leaves]) / max(1, sum(weights.values())))
         keep = {module: int(share * nbytes) for module, nbytes in weights.items()}
-    line = _line(placement, streams, leaves, space, sum(weights.values()), sum(keep.values()), most, unknown)
-    if streams and space is not None and needed[leaves] > space:
-        line += f" (too little: {gib(needed[leaves])} are needed at once)"
-    return Plan(streams, leaves, space, keep, working, decoding, line)
-
-
-def _line(
-    placement: Placement,
-    streams: bool,
-    leaves: bool,
-    space: int | None,
-    weights: int,
-    keep: int,
-    work: int,
-    unknown: bool,
-) -> str:
+    tiled = [
+        module
+        for module in networks
+        if space is not None and hasattr(module, "enable_tiling") and size(tensors(module)) + work.decoding > space
+    ]
     kind = f"streamed by {'layers' if leaves else 'blocks'}" if streams else "resident"
-    limit = "no limit" if space is None else f"limit {gib(space)}"
-    stay = f", at most {gib(keep)} of them stay" if streams and keep else ""
-    effort = "" if space is None else f", work {'at least ' if unknown else ''}{gib(work)}"
-    eight = " in float8" if placement.fp8 else ""
-    return f"denoisers {kind} on {placement.device}: weights {gib(weights)}{eight}{stay}{effort}, {limit}"
+    line = f"denoisers {kind} on {placement.device}: weights {gib(sum(weights.values()))}"
+    line += " in float8" if placement.fp8 else ""
+    line += f", at most {gib(sum(keep.values()))} of them stay" if any(keep.values()) else ""
+    if space is None:
+        line += ", no limit"
+    else:
+        effort = gib(max(working.values(), default=0))
+        line += f", work {'at least ' if work.unknown else ''}{effort}, limit {gib(space)}"
+        line += ", decoded in tiles, which changes pixels" if tiled else ""
+        if streams and needed[leaves] > space:
+            line += f" (too little: {gib(needed[leaves])} are needed at once)"
+    return Plan(streams, leaves, space, keep, working, work.decoding, tiled, line)
 
 
-def _work(
-    trajectories: Sequence[Trajectory], denoisers: Sequence[nn.Module], max_batch: int | None
-) -> tuple[dict[nn.Module, int], int, bool]:
-    """Return the bytes each denoiser works with, the bytes of decoding, and whether something is unknown."""
-    from couple.memory.estimates import Estimate, estimate
+def _free(device: Any, networks: Sequence[nn.Module]) -> int | None:
+    """Return nine tenths of what is free on a device or held by these networks; None on the CPU."""
+    from couple.memory.streaming import size, tensors
 
-    known: dict[Any, Estimate] = {}
-    working, decoding, unknown, latents = dict.fromkeys(denoisers, 0), 0, False, 0
-    for trajectory in trajectories:
-        sizes = {name: trajectory.call_kwargs.get(name) for name in ("height", "width", "num_frames")}
-        key = (id(trajectory.pipeline), *sizes.values())
-        if key not in known:
-            if not hasattr(trajectory.pipeline, "components"):
-                known[key] = Estimate({}, None, 0, None)
-            else:
-                known[key] = estimate(trajectory.pipeline, **sizes)
-        unknown |= known[key].activations is None
-        decoding = max(decoding, known[key].decoding or 0)
-        latents += 4 * known[key].latents  # state, x0, network output, pull
-        for module in set(found([trajectory])) & set(denoisers):
-            working[module] += known[key].activations or 0
-    for module, total in working.items():
-        users = sum(module in found([trajectory]) for trajectory in trajectories)
-        working[module] = total // users * min(users, max_batch or users) + latents
-    return working, decoding, unknown
-
-
-def _free(device: Any) -> int | None:
-    """Return nine tenths of what torch may have on a device; None on the CPU."""
     if device.type != "cuda":
         return None
-    free = torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)
-    return int(0.9 * free)
+    cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    ours = {id(t): t for module in networks for t in tensors(module) if t.device == device}
+    return int(0.9 * (torch.cuda.mem_get_info(device)[0] + cached + size(ours.values())))
 
 
 def _refuse_offloaded(networks: Sequence[nn.Module]) -> None:

@@ -1,9 +1,10 @@
 """The networks of a run where its plan wants them, and the ladder down when memory runs out.
 
 What is given up, in this order, at a forward of a denoiser: everybody else's place on the device and the cache of
-torch; half of the calls in a forward, again and again; the weights' place on the device, by blocks and then by layers.
-At an autoencoder: everybody else's place; batches, which are decoded row by row; whole pictures, which are decoded in
-tiles. Forwards and decoding change nothing but what they return, so they are simply done again.
+torch; half of the calls in a forward, again and again; the weights' place on the device, by blocks; forwards side by
+side, so that the weights pass for each; the place of whole blocks, so that they pass by layers. At an autoencoder:
+everybody else's place; batches, which are decoded row by row; whole pictures, which are decoded in tiles. Forwards and
+decoding change nothing but what they return, so they are simply done again.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from torch import nn
 
 from couple import hooks
 from couple.autoencoders import is_autoencoder
-from couple.engine.merging import Host, Merger
+from couple.engine.merging import Host, Merger, out_of_memory
 from couple.memory.guests import Guest, Room
 from couple.memory.placement import Placement, Plan, Report, denoises
 from couple.memory.streaming import Stream, floor, in_eight_bits, size, tensors
@@ -51,6 +52,7 @@ class Residence(Host):
         self._ends: dict[nn.Module, Callable[[], None]] = {}
         self._streams: dict[nn.Module, tuple[Stream, bool]] = {}
         self._rested: set[nn.Module] = set()
+        self._single: set[nn.Module] = set()
         for module in networks:
             if denoises(module):
                 if placement.fp8:
@@ -73,12 +75,14 @@ class Residence(Host):
 
     def _invite(self, module: nn.Module, working: int) -> None:
         guest = self._guests[module] = Guest(self._room, tensors(module), working, denoises(module))
+        self._room.settle_in(guest)
         self._stack.callback(guest.go_home)
         self._ends[module] = end = guest.join(module)
         self._stack.callback(end)
 
     def _stream(self, module: nn.Module, leaves: bool, keep: int) -> None:
         stream = Stream(module, self._room.device, leaves, keep, self.report.arrived)
+        self._stack.callback(stream.go_home)
         working = self._plan.working.get(module, 0) + floor(module, leaves)
         guest = self._guests[module] = Guest(self._room, stream.kept, working, denoises(module))
         handle = module.register_forward_pre_hook(lambda *_: self._room.bring(guest))
@@ -93,33 +97,34 @@ class Residence(Host):
         self._streams[module] = stream, leaves
 
     def _fit(self, vae: Any) -> None:
-        """Decode row by row, or in tiles, where the plan says that nothing else fits."""
-        space = self._plan.space
-        if space is not None and hasattr(vae, "enable_slicing"):
+        """Decode row by row where space is limited, and in tiles where the plan says that nothing else fits."""
+        if self._plan.space is not None and hasattr(vae, "enable_slicing"):
             vae.enable_slicing()
-        if space is not None and size(tensors(vae)) + self._plan.decoding > space and hasattr(vae, "enable_tiling"):
+        if vae in self._plan.tiled:
             vae.enable_tiling()
 
     def streams(self, module: nn.Module) -> bool:
         """Tell whether the weights are brought block by block at each forward."""
         return module in self._streams
 
-    def is_traced(self, module: nn.Module) -> bool:
-        """Tell whether forwards of a streamed network may run side by side already."""
-        return self._streams[module][0].traced
+    def is_shared(self, module: nn.Module) -> bool:
+        """Tell whether forwards of a streamed network may run side by side, on one passage of its weights."""
+        return module not in self._single and self._streams[module][0].traced
 
     def is_here(self, module: nn.Module) -> bool:
         """Tell whether the weights, or those that stay, are on the device."""
         return module not in self._guests or self._room.holds(self._guests[module])
 
-    def relief(self, merger: Merger, module: nn.Module, calls: int) -> Callable[[], None] | None:
-        """Return the next rung of the ladder below a forward for `calls` calls."""
+    def relief(self, merger: Merger, module: nn.Module, calls: Sequence[int]) -> Callable[[], None] | None:
+        """Return the next rung of the ladder below forwards for so many calls each."""
         if not self._steps_down:
             return None
         if module not in self._rested:
             return partial(self._rest, module)
-        if calls > 1:
-            return partial(self._halve, merger, module, calls // 2)
+        if max(calls) > 1:
+            return partial(self._halve, merger, module, max(calls) // 2)
+        if len(calls) > 1 and module in self._streams and self.is_shared(module):
+            return partial(self._separate, module)
         if module not in self._streams:
             return partial(self._move_out, module, leaves=False)
         if not self._streams[module][1]:
@@ -138,6 +143,12 @@ class Residence(Host):
         merger.max_batch = calls
         self._empty()
         self.report.stepped(f"{type(module).__name__}: max_batch={calls}")
+
+    def _separate(self, module: nn.Module) -> None:
+        self._settle(module)
+        self._single.add(module)
+        self._empty()
+        self.report.stepped(f"{type(module).__name__}: one forward at a time, each with a passage of the weights")
 
     def _move_out(self, module: nn.Module, leaves: bool) -> None:
         self._settle(module)
@@ -191,7 +202,9 @@ def _careful(residence: Residence, cls: type) -> type:
             while True:
                 try:
                     return method(self, *args, **kwargs)
-                except torch.OutOfMemoryError as error:
+                except RuntimeError as error:
+                    if not out_of_memory(error):
+                        raise
                     # What the failed attempt held must go before there is room.
                     error.__traceback__ = None
                     if not residence.ease(self):

@@ -4,6 +4,11 @@ diffusers brings a group of layers before it runs and takes it away after. `Grou
 that run side by side (`together`) all use a group before it leaves, so it comes once for all of them; and the layers
 that need not move are left alone. Also weights stored in eight bits, which diffusers casts layer by layer but does
 not cast back.
+
+On an accelerator a second stream copies the next group while one computes. Events order the two, and the host runs
+ahead: a layer waits until its weights have arrived, and a copy until all that was asked for before it is computed. A
+copy is asked for just before the group that it is to run beside. So it waits for everyone who used the group before
+that one, whose place it takes, and for nobody else; two groups are on the device at once, at most.
 """
 
 from __future__ import annotations
@@ -11,6 +16,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -32,11 +38,13 @@ class Group(group_offloading.ModuleGroup):
         on: whether the weights are on the device.
         stays: whether somebody else looks after them.
         arrived: called with the number of bytes brought.
+        ready: the event after the last copy; None without streams.
     """
 
     on: bool
     stays: bool
     arrived: Callable[[int], None]
+    ready: Any = None
 
     @classmethod
     def take(cls, group: Any, arrived: Callable[[int], None]) -> Group:
@@ -55,10 +63,37 @@ class Group(group_offloading.ModuleGroup):
     @torch.compiler.disable()
     def onload_(self) -> None:
         """Bring the weights, unless a forward beside this one has."""
-        if not self.on and not self.stays:
-            super().onload_()
-            self.on = True
-            self.arrived(size(self.tensors))
+        if self.on or self.stays:
+            return
+        self.on = True  # even if it fails midway: then `release` takes away what has come
+        super().onload_()
+        self.arrived(size(self.tensors))
+
+    def _onload_from_memory(self) -> None:
+        """Copy, on a second stream where there is one; diffusers lets the host wait for it, here events do."""
+        if self.stream is None:
+            super()._onload_from_memory()
+            return
+        self.stream.wait_stream(self._computing())
+        # Recorded, memory is not used again before the host knows that it may be, and the host is ahead: all weights
+        # would be there at once. The line above lets it be used again sooner. The switch is read once more when a group
+        # leaves, where off would let the host wait.
+        self.record_stream = False
+        try:
+            with self._torch_accelerator_module.stream(self.stream), self._pinned_memory_tensors() as pinned:
+                self._process_tensors_from_modules(pinned)
+        finally:
+            self.record_stream = True
+        self.ready = self.stream.record_event()
+
+    @torch.compiler.disable()
+    def wait(self) -> None:
+        """Let what is computed from now on wait for the weights; the host goes on."""
+        if self.ready is not None:
+            self._computing().wait_event(self.ready)
+
+    def _computing(self) -> Any:
+        return self._torch_accelerator_module.current_stream(self.onload_device)
 
     @torch.compiler.disable()
     def offload_(self) -> None:
@@ -78,7 +113,7 @@ class Stream:
     """A network under group offload.
 
     Args:
-        network: whose weights are to be streamed; where they are now, they are put back by `close`.
+        network: whose weights are to be streamed; where they are now, they are put back by `go_home`.
         device: where it runs.
         leaves: stream single layers instead of whole blocks: less memory, more waiting.
         keep: how many bytes of weights may stay on the device between forwards.
@@ -96,17 +131,23 @@ class Stream:
         self._network = network
         self._homes = [(tensor, tensor.device) for tensor in tensors(network)]
         self._bare = bare(network)
-        streams = device.type != "cpu"
-        apply_group_offloading(
-            network,
-            onload_device=device,
-            offload_type="leaf_level" if leaves else "block_level",
-            num_blocks_per_group=None if leaves else 1,
-            use_stream=streams,
-            record_stream=streams,
-        )
+        streams = device.type in ("cuda", "xpu")  # where diffusers has any
+        # The stream is made on the current device.
+        with torch.accelerator.device_index(device.index):
+            apply_group_offloading(
+                network,
+                onload_device=device,
+                offload_type="leaf_level" if leaves else "block_level",
+                num_blocks_per_group=None if leaves else 1,
+                use_stream=streams,
+                record_stream=streams,
+            )
+        _trace(network)
         names = {id(module): name for name, module in network.named_modules()}
         hooked = [(m, hook) for m in network.modules() if (hook := _hook(m, _OFFLOAD)) is not None]
+        for _, hook in hooked:
+            # The registry calls what it finds here, not the hook's method.
+            hook.fn_ref.pre_forward = partial(_arrive, hook, hook.fn_ref.pre_forward)
         self._groups = list({id(hook.group): Group.take(hook.group, arrived) for _, hook in hooked}.values())
         self._tracer = _hook(network, _TRACER)
         self.kept: list[Tensor] = []
@@ -152,11 +193,14 @@ class Stream:
             group.release()
 
     def close(self) -> None:
-        """Leave the network as it was, its weights where they were."""
+        """Leave the network as it was, but its weights on the CPU."""
         self.settle()
         for name in (_OFFLOAD, _TRACKER, _TRACER):
             HookRegistry.check_if_exists_or_initialize(self._network).remove_hook(name, recurse=True)
         self._bare()
+
+    def go_home(self) -> None:
+        """Put the weights where they were."""
         for tensor, home in self._homes:
             if tensor.device != home:
                 tensor.data = tensor.data.to(home)
@@ -201,8 +245,13 @@ def floor(network: nn.Module, leaves: bool) -> int:
     if leaves:
         layers = [m for m in network.modules() if not any(m.children())]
         return 2 * max((size(tensors(layer)) for layer in layers), default=0)
-    blocks = [size(tensors(b)) for c in network.children() if isinstance(c, (nn.ModuleList, nn.Sequential)) for b in c]
-    return size(tensors(network)) - sum(blocks) + 2 * max(blocks, default=0)
+    sizes = [size(tensors(block)) for block in blocks(network)]
+    return size(tensors(network)) - sum(sizes) + 2 * max(sizes, default=0)
+
+
+def blocks(network: nn.Module) -> list[nn.Module]:
+    """Return what diffusers streams as blocks: the members of the network's lists."""
+    return [b for c in network.children() if isinstance(c, (nn.ModuleList, nn.Sequential)) for b in c]
 
 
 def bare(network: nn.Module) -> Callable[[], None]:
@@ -224,6 +273,21 @@ def bare(network: nn.Module) -> Callable[[], None]:
 def _hook(module: nn.Module, name: str) -> Any:
     registry = getattr(module, "_diffusers_hook", None)
     return None if registry is None else registry.get_hook(name)
+
+
+def _arrive(hook: Any, pre_forward: Callable[..., Any], module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+    given = pre_forward(module, *args, **kwargs)
+    hook.group.wait()
+    return given
+
+
+def _trace(network: nn.Module) -> None:
+    """Find the order of the layers also where every one is in a block: diffusers then looks for none."""
+    hooks = [hook for module in network.modules() if (hook := _hook(module, _OFFLOAD)) is not None]
+    if _hook(network, _TRACER) is None and hooks and hooks[0].config.stream is not None:
+        config = hooks[0].config
+        root = group_offloading.ModuleGroup([], config.offload_device, config.onload_device, network, network)
+        group_offloading._apply_lazy_group_offloading_hook(network, root, config=config)
 
 
 def _compiled(network: nn.Module) -> bool:

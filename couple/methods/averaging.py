@@ -46,6 +46,10 @@ class Averaging:
     def __init__(self, *, shares: Mapping[Trajectory, float] | None = None) -> None:
         """Check the shares."""
         self._name = type(self).__name__
+        if shares is not None and not isinstance(shares, Mapping):
+            raise TypeError(
+                f"{self._name}: `shares` must map trajectories to numbers, like {{a: 2.0, b: 1.0}}; got {shares!r:.80}."
+            )
         self.shares = dict(shares or {})
         for trajectory, share in self.shares.items():
             if not isinstance(trajectory, Trajectory) or not isinstance(share, Real):

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from couple import maps
+from couple.metrics.ranges import check_tensor
 
 #: Rec. 709 luminance of linear RGB.
 LUMA = (0.2126, 0.7152, 0.0722)
@@ -40,11 +41,13 @@ def centroid(masks: Tensor) -> Tensor:
 
 def centroid_distance(first: Tensor, second: Tensor) -> Tensor:
     """Distance in pixels between the objects' centroids, for masks (B, H, W): shape (B,)."""
+    _check_pair(first, second, 3)
     return torch.linalg.vector_norm(centroid(first) - centroid(second), dim=1)
 
 
 def mask_iou(first: Tensor, second: Tensor) -> Tensor:
     """Intersection over union of masks (B, H, W), in [0, 1], 1 for two empty ones: shape (B,)."""
+    _check_pair(first, second, 3)
     both, either = (first & second).sum((1, 2)), (first | second).sum((1, 2))
     return torch.where(either > 0, both / either.clamp_min(1), 1.0)
 
@@ -62,6 +65,7 @@ def edge_correlation(first: Tensor, second: Tensor) -> Tensor:
     Returns:
         One number a pair; nan where the edges of a picture are equally strong everywhere, as in a flat one.
     """
+    _check_pair(first, second, 4)
     a, b = (_edges(pictures).flatten(1) for pictures in (first, second))
     a, b = a - a.mean(1, keepdim=True), b - b.mean(1, keepdim=True)
     return (a * b).sum(1) / (torch.linalg.vector_norm(a, dim=1) * torch.linalg.vector_norm(b, dim=1))
@@ -77,7 +81,17 @@ def low_frequency_distance(first: Tensor, second: Tensor, size: int = 8) -> Tens
         second: as many of the same shape.
         size: edge of a block in pixels; blocks at the right and lower border hold what is left.
     """
+    _check_pair(first, second, 4)
     return maps.low_pass(size)(luminance(first) - luminance(second)).square().mean((1, 2)).sqrt()
+
+
+def _check_pair(first: Tensor, second: Tensor, ndim: int) -> None:
+    check_tensor("first", first)
+    check_tensor("second", second)
+    if first.shape != second.shape or first.ndim != ndim:
+        wanted = "masks (B, H, W), from object_mask(pictures)" if ndim == 3 else "pictures (B, 3, H, W)"
+        shapes = f"`first` has shape {tuple(first.shape)} and `second` {tuple(second.shape)}"
+        raise ValueError(f"{shapes}; expected {wanted}, of one shape.")
 
 
 def _edges(pictures: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from couple.backends.checkpoint import read_checkpoint
 from couple.metrics.pretrained import from_hub, from_url
-from couple.metrics.ranges import check_range
+from couple.metrics.ranges import check_range, check_tensor
 
 
 def psnr(pictures: Tensor, references: Tensor) -> Tensor:
@@ -153,6 +153,7 @@ def _check_pair(pictures: Tensor, references: Tensor) -> None:
 
 
 def _check(name: str, pictures: Tensor) -> None:
+    check_tensor(name, pictures)
     if pictures.ndim != 4 or pictures.shape[1] != 3 or not pictures.is_floating_point():
         raise ValueError(
             f"`{name}` has shape {tuple(pictures.shape)} and type {pictures.dtype}; expected (N, 3, H, W), floating: "

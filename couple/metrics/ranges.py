@@ -1,8 +1,17 @@
-"""The one range that all metrics take pictures in, checked in one place."""
+"""What all metrics take: tensors, in one range; checked in one place."""
 
 from __future__ import annotations
 
 from torch import Tensor
+
+
+def check_tensor(name: str, values: object) -> None:
+    """Raise TypeError, naming the argument, unless it is a tensor."""
+    if not isinstance(values, Tensor):
+        raise TypeError(
+            f"`{name}` must be a tensor; got {type(values).__name__}. Let the pipeline return tensors, "
+            f'output_type="pt", or write torch.tensor(numpy.array({name})).permute(2, 0, 1)[None] / 255.'
+        )
 
 
 def check_range(name: str, values: Tensor) -> None:

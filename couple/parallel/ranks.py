@@ -14,6 +14,7 @@ one that has gone.
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -116,7 +117,8 @@ class Ranks:
                 "all trajectories in one process."
             )
         owners = self._divided(trajectories, edges)
-        nccl = "nccl" in dist.get_backend(self._group)
+        # By its configuration: the name of a group that was started without one says nothing.
+        nccl = torch.cuda.is_available() and "nccl" in str(dist.get_backend_config(self._group))
         group = self._group if nccl else self._channel
         device = torch.device("cuda", torch.cuda.current_device()) if nccl else torch.device("cpu")
         peers = Peers(self._channel, group, device, owners, edges)
@@ -167,6 +169,7 @@ class Peers:
         """Find out which predictions have to travel."""
         self._channel, self._group, self._device = channel, group, device
         self._rank, size = dist.get_rank(channel), dist.get_world_size(channel)
+        self._all = list(owners)
         self.mine = [trajectory for trajectory, owner in owners.items() if owner == self._rank]
         abroad = {t for ends in _linked(edges) for t in ends if len({owners[end] for end in ends}) > 1}
         self._told = [[t for t, owner in owners.items() if owner == rank and t in abroad] for rank in range(size)]
@@ -183,17 +186,19 @@ class Peers:
                 )
 
     def exchange(
-        self, progress: Fraction | None, seen: Mapping[Trajectory, Prediction]
-    ) -> tuple[Fraction | None, dict[Trajectory, Prediction]]:
+        self, progress: Fraction | None, seen: Mapping[Trajectory, Prediction], lost: Mapping[Trajectory, str]
+    ) -> tuple[Fraction | None, dict[Trajectory, Prediction], dict[Trajectory, str]]:
         """Tell the others how far this rank is and hear how far they are.
 
         Args:
             progress: of the calls of this rank that are furthest behind; None if all have ended.
             seen: their predictions.
+            lost: trajectories that this rank found not to be finite since it told last, and why.
 
         Returns:
-            The progress of the calls that are furthest behind on any rank, None if all have ended everywhere; and the
-            predictions of those calls, as far as they are this rank's or have an edge to another rank.
+            The progress of the calls that are furthest behind on any rank, None if all have ended everywhere; the
+            predictions of those calls, as far as they are this rank's or have an edge to another rank; and who is lost
+            on any rank, in which case there are no predictions.
 
         Raises:
             ConnectionAbortedError: a rank failed.
@@ -203,6 +208,8 @@ class Peers:
         head = torch.zeros(1 + max(map(len, self._told)), _ROW, dtype=torch.float64)
         if progress is not None:
             head[0, :3] = torch.tensor([_WAITS, progress.numerator, progress.denominator])
+        sorry = json.dumps({self._all.index(t): why for t, why in lost.items()}).encode() if lost else b""
+        head[0, 3] = len(sorry)
         for row, trajectory in zip(head[1:], self._told[self._rank], strict=False):
             if trajectory in mine:
                 row[:] = _written(mine[trajectory], seen[trajectory][1])
@@ -210,6 +217,8 @@ class Peers:
         self._check(heads)
         places = [Fraction(int(first[1]), int(first[2])) if first[0] == _WAITS else None for first, *_ in heads]
         behind = min((place for place in places if place is not None), default=None)
+        if gone := self._gone([int(first[3]) for first, *_ in heads], sorry):
+            return behind, {}, gone
         found = dict(seen) if progress == behind else {}
         pending = []
         for rank, (place, (_, *rows)) in enumerate(zip(places, heads, strict=True)):
@@ -222,7 +231,7 @@ class Peers:
                 pending.append(self._try(dist.broadcast, x0, group=self._group, group_src=rank, async_op=True))
         for work in pending:
             self._try(work.wait)
-        return behind, found
+        return behind, found, {}
 
     def __enter__(self) -> Peers:
         """Start to listen to each other."""
@@ -244,14 +253,23 @@ class Peers:
         failed = [rank for rank, (first, *_) in enumerate(heads) if first[0] == _FAILED]
         if not failed:
             return
-        text = torch.zeros(int(heads[failed[0]][0][1]), dtype=torch.uint8)
-        if failed[0] == self._rank:
-            text = torch.frombuffer(bytearray(own), dtype=torch.uint8)
-        self._try(dist.broadcast, text, group=self._channel, group_src=failed[0])
+        text = self._said(failed[0], int(heads[failed[0]][0][1]), own)
         self._over = True
         raise ConnectionAbortedError(
-            f"rank {failed[0]} failed, and with it the calls of rank {self._rank}: {bytes(text.tolist()).decode()}"
+            f"rank {failed[0]} failed, and with it the calls of rank {self._rank}: {text.decode()}"
         )
+
+    def _gone(self, lengths: Sequence[int], own: bytes) -> dict[Trajectory, str]:
+        """Who is lost, as told by the ranks that have something to tell."""
+        told = [json.loads(self._said(rank, length, own)) for rank, length in enumerate(lengths) if length]
+        # Of two who are lost together, the first is named.
+        return {self._all[int(k)]: why for lost in reversed(told) for k, why in lost.items()}
+
+    def _said(self, rank: int, length: int, own: bytes) -> bytes:
+        """What a rank has to say, of that many bytes; `own` if it is this one."""
+        content = bytearray(own) if rank == self._rank else bytearray(length)
+        self._try(dist.broadcast, torch.frombuffer(content, dtype=torch.uint8), group=self._channel, group_src=rank)
+        return bytes(content)
 
     def _gathered(self, mine: Tensor) -> list[Tensor]:
         others = [torch.empty_like(mine) for _ in self._told]

@@ -4,18 +4,13 @@ from __future__ import annotations
 
 import difflib
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-from PIL import Image
-from torch import Tensor
-
 import couple
 from couple import Edge, Trajectory, energies, weights
-from couple.backends import flux
-from couple.recipe import faults, models
+from couple.recipe import faults, models, states
 from couple.recipe import schema as written
 from couple.recipe.paths import within
 from couple.recipe.reading import Recipe
@@ -47,7 +42,7 @@ def arguments(recipe: Recipe, name: str, pipeline: Any) -> dict[str, Any]:
         default = takes[key].default
         if key in trajectory.call and not _fits(value, default):
             raise ValueError(
-                f"{where}: `{key}` is {value!r:.60}; {cls.__name__} takes a {type(default).__name__}, e.g. "
+                f"{where}: `{key}` is {value!r:.60}; {cls.__name__} takes {_kind(default)}, e.g. "
                 f"{str(default).lower() if isinstance(default, bool) else default!r}."
             )
     images = {key: picture(recipe, name, key) for key in trajectory.images}
@@ -60,12 +55,10 @@ def picture(recipe: Recipe, name: str, key: str) -> Any:
     return _read(recipe, recipe.contents.trajectories[name].images[key], key, where).convert("RGB")
 
 
-def picture_size(call: Mapping[str, Any]) -> tuple[int, int] | None:
-    """The (height, width) that a call makes, in pixels: as it says, or of the picture that it edits; or None."""
-    if isinstance(call.get("height"), int) and isinstance(call.get("width"), int):
-        return call["height"], call["width"]
-    edited = call.get("image")
-    return (edited.height, edited.width) if isinstance(edited, Image.Image) else None
+def mask(recipe: Recipe, k: int) -> Any:
+    """The mask of an edge, a grey picture; None if it has none."""
+    text, where = recipe.contents.edges[k].mask, recipe.where("edges", k, "mask")
+    return None if text is None else _read(recipe, text, "mask", where).convert("L")
 
 
 def inputs(recipe: Recipe) -> list[Path]:
@@ -76,14 +69,28 @@ def inputs(recipe: Recipe) -> list[Path]:
 
 
 def edges(recipe: Recipe, nodes: Mapping[str, Trajectory]) -> list[Edge]:
-    """The edges between trajectories, by name."""
+    """The edges between trajectories, by name.
+
+    Energies of pictures see the picture where a state is tokens.
+
+    Raises:
+        ValueError: equal numbers in two states that an edge joins are different pictures; the layout of a state is not
+            known where it matters; or a mask cannot be read.
+    """
     made: list[Edge] = []
     for k, edge in enumerate(recipe.contents.edges):
+        asked = energy(edge.energy)
+        as_pictures = hasattr(asked, "state_axes")
+        joined = [nodes[faults.end(text)[0]] for text in edge.between]
+        _comparable(recipe.where("edges", k, "between"), edge.between, joined, as_pictures)
         ends = [_view(text, nodes) for text in edge.between]
-        options: dict[str, Any] = {"weight": law(edge.weight), "energy": energy(edge.energy)}
+        if as_pictures:
+            shown = [states.picture_of(node, recipe.where("edges", k, "energy")) for node in joined]
+            ends = [end if map is None else end.through(map) for end, map in zip(ends, shown, strict=True)]
+        options: dict[str, Any] = {"weight": law(edge.weight), "energy": asked}
         options["directed"] = edge.directed
-        if edge.mask is not None:
-            options["mask"] = _mask(recipe, k, edge.mask, nodes[faults.end(edge.between[0])[0]])
+        if (grey := mask(recipe, k)) is not None:
+            options["mask"] = states.masked(joined[0], grey, as_pictures, recipe.where("edges", k, "mask"))
         if edge.graph == "pair":
             made += couple.pair(*ends, **options)
         elif edge.graph == "star":
@@ -95,8 +102,9 @@ def edges(recipe: Recipe, nodes: Mapping[str, Trajectory]) -> list[Edge]:
 
 def law(asked: written.Law) -> weights.Law:
     """The weight law that is asked for."""
-    more = {} if asked.decay is None else {"decay": asked.decay}
-    made = getattr(weights, asked.law)(asked.strength, **more)
+    more = [] if asked.end is None else [asked.end]
+    more += [] if asked.decay is None else [asked.decay]
+    made = getattr(weights, asked.law)(asked.strength, *more)
     return made if asked.window is None else weights.window(made, *asked.window)
 
 
@@ -107,6 +115,15 @@ def energy(asked: written.Energy) -> Any:
     if asked.name == "low_pass":
         return energies.low_pass(asked.size or 1)
     return getattr(energies, asked.name)
+
+
+def _comparable(where: str, between: Sequence[str], joined: Sequence[Trajectory], as_pictures: bool) -> None:
+    for text, node in zip(between, joined, strict=True):
+        if found := states.differences(joined[0].pipeline, node.pipeline, as_pictures):
+            raise ValueError(
+                f"{where}: equal numbers of {between[0]!r} and {text!r} are different pictures "
+                f"({', '.join(found)}); join trajectories of one `model`."
+            )
 
 
 def _view(text: str, nodes: Mapping[str, Trajectory]) -> couple.Trajectory | couple.View:
@@ -127,28 +144,15 @@ def _fits(value: Any, default: Any) -> bool:
     return isinstance(value, str) or not isinstance(default, str)
 
 
+def _kind(default: Any) -> str:
+    if isinstance(default, bool):
+        return "true or false"
+    return "an int" if isinstance(default, int) else "a float" if isinstance(default, float) else "a string"
+
+
 def _read(recipe: Recipe, text: str, key: str, where: str) -> Any:
     path = within(recipe.home, text, key, where)
     try:
         return read_picture(path)
     except (ValueError, OSError) as error:
         raise ValueError(f"{where}: {error}") from error
-
-
-def _mask(recipe: Recipe, k: int, text: str, node: Trajectory) -> Tensor:
-    """The mask in the layout of a trajectory's state, shape (1, 1, h, w), or (1, S, 4C) for tokens, in [0, 1]."""
-    where = recipe.where("edges", k, "mask")
-    pipeline, size = node.pipeline, picture_size(node.call_kwargs)
-    if size is None or not hasattr(pipeline, "vae_scale_factor"):
-        raise ValueError(
-            f"{where}: how a mask fits {node.name!r} is known for pictures of a stated size; write height and width in "
-            "its call."
-        )
-    grey = _read(recipe, text, "mask", where).convert("L")
-    scale, tokens = pipeline.vae_scale_factor, hasattr(pipeline, "_pack_latents")
-    height, width = (side // (scale * 2) * 2 if tokens else side // scale for side in size)
-    pixels = torch.frombuffer(bytearray(grey.tobytes()), dtype=torch.uint8).reshape(1, 1, grey.height, grey.width)
-    mask = torch.nn.functional.interpolate(pixels.float() / 255, (height, width), mode="area")
-    if not tokens:
-        return mask
-    return flux.pack(mask.expand(1, pipeline.transformer.config.in_channels // 4, height, width))

@@ -7,10 +7,12 @@ import re
 from collections.abc import Iterator
 
 from couple.recipe.lines import Place
-from couple.recipe.schema import MAX_RUNS, RESERVED, Contents, Edge
+from couple.recipe.schema import BLENDS, MAX_RUNS, RESERVED, Contents, Edge, Law
 
-#: The number that an energy takes.
-_NUMBERS = {"huber": "delta", "low_pass": "size"}
+#: The number that an energy takes, and one that it may be.
+_NUMBERS = {"huber": ("delta", "1.0"), "low_pass": ("size", "4")}
+#: Arguments of calls that count something, and a number that each may be.
+_COUNTS = {"num_inference_steps": 24, "num_frames": 13, "num_images_per_prompt": 1, "num_videos_per_prompt": 1}
 
 
 def find(contents: Contents) -> Iterator[tuple[Place, str]]:
@@ -60,6 +62,9 @@ def _trajectories(contents: Contents) -> Iterator[tuple[Place, str]]:
             if key in RESERVED or key.startswith("callback"):
                 fix = f'write {key} = "..." beside call' if key == "prompt" else "remove it"
                 yield (*place, "call", key), f"`{key}` is not for a call to set; {fix}."
+            value = trajectory.call[key]
+            if key in _COUNTS and isinstance(value, int | float) and value < 1:
+                yield (*place, "call", key), f"`{key}` is {value}; write 1 or more, e.g. {key} = {_COUNTS[key]}."
             if key in trajectory.images:
                 yield (*place, "call", key), f"`{key}` stands in images too; remove one."
 
@@ -77,17 +82,28 @@ def _edge(k: int, edge: Edge, contents: Contents) -> Iterator[tuple[Place, str]]
         yield (*place, "between"), f'a pair joins two, got {count}; write graph = "complete", "chain" or "star".'
     if edge.normalize and edge.graph == "pair":
         yield (*place, "normalize"), "a pair has nothing to normalize; remove it."
+    yield from _weight((*place, "weight"), edge.weight)
     law, energy = edge.weight, edge.energy
-    if law.decay is not None and law.law != "relax":
-        yield (*place, "weight"), f'{law.law} has no decay; write law = "relax" or remove decay.'
-    if law.window is not None and law.window[0] >= law.window[1]:
-        yield (*place, "weight"), f"the window {law.window} is empty; write e.g. window = [0.0, 0.2]."
-    for name, number in _NUMBERS.items():
-        if (getattr(energy, number) is None) == (energy.name == name):
-            lacks = f'write energy = {{ name = "{name}", {number} = 1 }}' if energy.name == name else f"remove {number}"
-            yield (*place, "energy"), f"`{number}` is the number of {name} and of nothing else; {lacks}."
+    for name, (number, example) in _NUMBERS.items():
+        given = getattr(energy, number) is not None
+        if energy.name == name and not given:
+            fix = f'{{ name = "{name}", {number} = {example} }}'
+            yield (*place, "energy"), f"{name} needs a {number}, e.g. energy = {fix}."
+        elif energy.name != name and given:
+            yield (*place, "energy"), f"{energy.name} has no {number}; remove it."
     if law.law == "implicit" and (energy.name != "squared_distance" or edge.mask is not None):
         yield (*place, "weight"), 'implicit solves plain squared distances only; write law = "relax".'
+
+
+def _weight(place: Place, law: Law) -> Iterator[tuple[Place, str]]:
+    if law.decay is not None and law.law != "relax":
+        yield place, f'{law.law} has no decay; write law = "relax" or remove decay.'
+    if law.window is not None and law.window[0] >= law.window[1]:
+        yield place, f"the window {law.window} is empty; write e.g. window = [0.0, 0.2]."
+    if law.law in BLENDS and law.end is None:
+        yield place, f"{law.law} goes from `strength` to `end`; write the strength at the end too, e.g. end = 0.0."
+    if law.law not in BLENDS and law.end is not None:
+        yield place, f'{law.law} has no end; write law = "linear" or remove end.'
 
 
 def _sweep(contents: Contents) -> Iterator[tuple[Place, str]]:

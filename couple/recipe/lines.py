@@ -30,13 +30,13 @@ def places(text: str) -> dict[Place, int]:
     for number, line in enumerate(text.split("\n"), 1):
         if not quoted:
             if header := _HEADER.match(line):
-                table = _names(header[2])
+                table = names(header[2]) or (header[2].strip(),)
                 if header[1] == "[[":
                     count = sum(1 for place in found if place[:-1] == table and isinstance(place[-1], int))
                     table = (*table, count)
                 found.setdefault(table, number)
             elif key := _KEY.match(line):
-                found.setdefault((*table, *_names(key[1])), number)
+                found.setdefault((*table, *(names(key[1]) or (key[1].strip(),))), number)
         quoted ^= len(_QUOTES.findall(line)) % 2 == 1
     return found
 
@@ -49,15 +49,21 @@ def line_of(place: Place, found: Mapping[Place, int]) -> int | None:
     return None
 
 
-def _names(dotted: str) -> Place:
-    """The parts of a dotted key, as TOML reads them."""
+def names(dotted: str) -> tuple[str, ...] | None:
+    r"""The parts of a dotted key, as TOML reads them; None if it is no key.
+
+    Example:
+        >>> names('sweep."edges.0.weight"'), names("a..b")
+        (('sweep', 'edges.0.weight'), None)
+    """
     try:
-        inner = tomllib.loads(f"{dotted} = 0")
+        inner: object = tomllib.loads(f"{dotted} = 0")
     except (tomllib.TOMLDecodeError, RecursionError):
-        return (dotted.strip(),)
-    names: list[str] = []
-    value: object = inner
-    while isinstance(value, dict):
-        name, value = next(iter(value.items()))
-        names.append(name)
-    return tuple(names)
+        return None
+    found: list[str] = []
+    while isinstance(inner, dict):
+        if len(inner) != 1:
+            return None
+        name, inner = next(iter(inner.items()))
+        found.append(name)
+    return tuple(found)

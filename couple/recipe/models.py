@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import inspect
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from couple import bundled
 from couple.recipe.paths import within
@@ -63,8 +65,13 @@ def folder(recipe: Recipe, name: str, *, fetch: bool) -> Path | None:
         # The hub and the network fail in as many ways as there are libraries between them and here.
         if not fetch:
             return None
-        reason = " ".join(str(error).split()).rstrip(".")
         where = recipe.where("models", name, "hub")
+        if _offline(error):
+            raise ValueError(
+                f"{where}: {hub!r} is not in the cache of this machine, and offline it cannot be fetched; "
+                f"hf download {hub} where there is a network."
+            ) from error
+        reason = " ".join(str(error).split()).rstrip(".")
         raise ValueError(f"{where}: {hub!r} could not be fetched ({reason:.300}); check the name.") from error
 
 
@@ -100,6 +107,31 @@ def pipeline_class(recipe: Recipe, name: str, home: Path) -> Any:
     return found
 
 
+def used(recipe: Recipe) -> list[str]:
+    """The models that a trajectory names, each once."""
+    return list(dict.fromkeys(one.model for one in recipe.contents.trajectories.values()))
+
+
+def unloaded(cls: Any, home: Path, networks: Mapping[str, nn.Module]) -> Any:
+    """The pipeline of a folder with networks that have no weights.
+
+    Args:
+        cls: its class.
+        home: the folder.
+        networks: from `couple.memory.estimates.skeletons`.
+
+    Raises:
+        Exception: what the pipeline raises.
+    """
+    index = cls.load_config(home)
+    others = {
+        part: None
+        for part, value in index.items()
+        if isinstance(value, list) and value[0] not in (None, "diffusers", "transformers")
+    }
+    return cls.from_pretrained(home, **others, **networks, local_files_only=True, use_safetensors=True)
+
+
 def load(recipe: Recipe, name: str, *, dtype: torch.dtype, device: torch.device) -> Any:
     """Load a model of the recipe; errors as for `folder` and `pipeline_class`, and of `couple.backends.loading`."""
     from couple.backends.loading import load_as
@@ -111,3 +143,16 @@ def load(recipe: Recipe, name: str, *, dtype: torch.dtype, device: torch.device)
         return load_as(cls, home, dtype=dtype).to(device)
     except ValueError as error:
         raise ValueError(f"{recipe.where('models', name)}: {error}") from error
+
+
+def _offline(error: BaseException) -> bool:
+    """Whether what diffusers raised says that the hub did not answer: an `OSError` without a number."""
+    from huggingface_hub.errors import HfHubHTTPError
+
+    causes: list[BaseException] = []
+    one: BaseException | None = error
+    while one is not None and one not in causes:
+        causes.append(one)
+        one = one.__cause__ or one.__context__
+    answered = any(isinstance(cause, HfHubHTTPError) for cause in causes)
+    return isinstance(error, OSError) and error.errno is None and not answered

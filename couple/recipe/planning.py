@@ -1,4 +1,7 @@
-"""`plan`: what a recipe would run, and what that takes, without loading or fetching a weight."""
+"""`plan`: what a recipe would run, and what that takes, without loading or fetching a weight.
+
+The time is that of the steps; text encoders and autoencoders are left out of it.
+"""
 
 from __future__ import annotations
 
@@ -10,46 +13,59 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
+from torch import nn
 
+from couple import Trajectory
+from couple.cli.machine import choose_device, choose_dtype, quiet_libraries
 from couple.memory import estimates
-from couple.recipe import calls, models
+from couple.recipe import calls, fitting, forecast, models, states
 from couple.recipe.reading import Recipe
 from couple.recipe.sweeping import expand
 
 _SHOWN = 12
+#: Largest number in a call that is rehearsed: a plan must not take as long, or as much, as the run.
+_MOST = 4096
 
 
-def plan(recipe: Recipe) -> str:
-    """Say what a recipe would do: its runs, their trajectories and edges, steps, forwards and the memory of weights.
+def plan(recipe: Recipe, device: str | None = None) -> str:
+    """Say what a recipe would do: its runs, their trajectories and edges, steps, forwards, memory of weights and time.
+
+    Args:
+        recipe: as it was read.
+        device: where it would run, as torch spells it; None for a GPU if there is one.
 
     Raises:
         ValueError: as running it would, of what can be known without the weights.
     """
-    runs = expand(recipe)
+    runs, chosen = expand(recipe), choose_device(device)
+    quiet_libraries()
+    fitting.check_runs([one for _, one in runs], fetch=False)
     first = runs[0][1]
     said = [f"{recipe.file}: {len(runs)} run{'s' if len(runs) > 1 else ''}"]
     if len(runs) > 1:
         said += [f"  {name}" for name, _ in runs[:_SHOWN]] + ["  ..."] * (len(runs) > _SHOWN)
-    used = dict.fromkeys(one.model for one in first.contents.trajectories.values())
-    classes = {}
-    for name in used:
+    classes, networks = {}, {}
+    for name in models.used(first):
         home = models.folder(first, name, fetch=False)
         if home is None:
             said.append(f"model {name}: not on this machine; hf download {first.contents.models[name].hub}")
             continue
         classes[name] = models.pipeline_class(first, name, home)
-        said.append(f"model {name}: {classes[name].__name__}, {_needs(first, name, classes[name], home)}")
+        networks[name], needs = _needs(first, name, classes[name], home, chosen)
+        said.append(f"model {name}: {classes[name].__name__}, {needs}")
     steps = {name: _told(first, name, classes) for name in first.contents.trajectories}
     for name, one in first.contents.trajectories.items():
         count = "its pipeline's" if steps[name] is None else steps[name]
         said.append(f"trajectory {name}: {one.prompt!r:.80} on {one.model}, seed {one.seed}, steps: {count}")
+    if not first.contents.edges:
+        said.append("edges: none; nothing is coupled")
     for edge in first.contents.edges:
         arrow = " -> " if edge.directed else " - "
         ends = arrow.join(edge.between)
         said.append(f"edges ({edge.graph}): {ends}, {edge.energy.name}, weight {calls.law(edge.weight)!r}")
     said.append(f"network calls: {_calls(first, steps)}")
-    said.append("time: unknown before a run; a finished one has it in the `seconds` of its run.json")
+    time = _time(first, classes, networks, chosen)
+    said.append(f"time: {time}{f', for the first of {len(runs)} runs' if len(runs) > 1 else ''}")
     return "\n".join(said)
 
 
@@ -64,18 +80,17 @@ def _told(recipe: Recipe, name: str, classes: dict[str, Any]) -> int | None:
     return found if isinstance(found, int) else None
 
 
-def _needs(recipe: Recipe, name: str, cls: Any, home: Path) -> str:
-    """The memory of the weights, and the operations of one prediction, counted without a weight."""
+def _needs(recipe: Recipe, name: str, cls: Any, home: Path, device: torch.device) -> tuple[dict[str, nn.Module], str]:
+    """The networks of a model without weights, and the memory that they take with them."""
     model = recipe.contents.models[name]
-    dtype = getattr(torch, model.dtype or ("float32" if model.bundled else "bfloat16"))
+    dtype = choose_dtype(model.dtype, device, bundled=model.bundled is not None)
     given = next(calls.arguments(recipe, k, cls) for k, t in recipe.contents.trajectories.items() if t.model == name)
-    sizes: dict[str, Any] = dict(zip(("height", "width"), calls.picture_size(given) or (), strict=False))
+    sizes: dict[str, Any] = dict(zip(("height", "width"), states.picture_size(given) or (), strict=False))
     if isinstance(given.get("num_frames"), int):
         sizes["num_frames"] = given["num_frames"]
     try:
         networks = estimates.skeletons(home, dtype)
         needed = estimates.estimate(networks, **sizes)
-        flops = _flops(networks, dtype, sizes)
     except Exception as error:
         # A config that is not one fails in as many ways as there are networks.
         reason = " ".join(str(error).split())[:200].rstrip(".")
@@ -84,25 +99,63 @@ def _needs(recipe: Recipe, name: str, cls: Any, home: Path) -> str:
         ) from error
     held = sum(needed.weights.values()) / 2**20
     work = "unknown" if needed.activations is None else f"{needed.activations / 2**20:.4g} MiB"
-    operations = "unknown" if flops is None else f"{flops / 1e9:.4g} billion"
-    return (
-        f"{held:.4g} MiB of weights in {str(dtype).removeprefix('torch.')}, {work} to work with for each prediction, "
-        f"operations of one prediction: {operations}"
+    return networks, (
+        f"{held:.4g} MiB of weights in {str(dtype).removeprefix('torch.')}, {work} to work with for each prediction"
     )
 
 
-def _flops(networks: Mapping[str, Any], dtype: torch.dtype, sizes: dict[str, int]) -> int | None:
-    """Floating-point operations of one call of the denoiser; None if it is not known how to call it."""
-    denoiser = networks.get("transformer") or networks.get("unet")
-    vae = networks.get("vae")
-    inputs = estimates.INPUTS.get(type(denoiser).__name__)
-    shape = estimates.state_shape(denoiser, vae, sizes)
-    if denoiser is None or inputs is None or shape is None:
-        return None
-    state = torch.empty(shape, device="meta", dtype=dtype)
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        denoiser(**inputs(denoiser.config, state))
-    return counter.get_total_flops()
+def _time(
+    recipe: Recipe, classes: Mapping[str, Any], networks: Mapping[str, Mapping[str, nn.Module]], device: torch.device
+) -> str:
+    """How long denoising will take on a device, in words, with what it is made of."""
+    contents = recipe.contents
+    asked = {
+        name: calls.arguments(recipe, name, classes[one.model])
+        for name, one in contents.trajectories.items()
+        if one.model in classes
+    }
+    if len(asked) < len(contents.trajectories):
+        return "unknown, as a model is not on this machine"
+    if any(isinstance(value, int) and value > _MOST for given in asked.values() for value in given.values()):
+        return f"unknown, as a number in a call is above {_MOST}"
+    try:
+        pipelines = {}
+        for name, cls in classes.items():
+            home: Any = models.folder(recipe, name, fetch=False)
+            pipelines[name] = models.unloaded(cls, home, networks[name])
+        copies = 2 if contents.edges and contents.output.uncoupled else 1
+        nodes = [
+            Trajectory(
+                pipelines[contents.trajectories[name].model],
+                generator=torch.Generator().manual_seed(contents.trajectories[name].seed),
+                output_type="latent",
+                **given,
+            )
+            for _ in range(copies)
+            for name, given in asked.items()
+        ]
+        work = forecast.rehearsed(nodes, contents.max_batch)
+    except Exception as error:
+        # Pipelines of any kind, whose networks have no weights, fail in as many ways as there are.
+        return f"unknown, as the calls cannot be rehearsed ({' '.join(str(error).split())[:200].rstrip('.')})"
+    rates = forecast.measured(device, work.flops)
+    parts = [f"{_si(count)}FLOP at {_si(rates.flops[dtype])}FLOP/s" for dtype, count in work.flops.items()]
+    parts.append(f"{float(f'{work.operations:.2g}'):,.0f} operations at {_si(rates.operation)}s")
+    return f"about {_span(rates.seconds(work))} of denoising here ({', '.join(parts)})"
+
+
+def _si(value: float) -> str:
+    """A quantity with three digits and the prefix of its unit, e.g. "1.61 T"."""
+    place = max(min(math.floor(math.log10(value) / 3), 5), -4) if value > 0 else 0
+    return f"{value / 1000**place:.3g} {['p', 'n', 'u', 'm', '', 'k', 'M', 'G', 'T', 'P'][place + 4]}"
+
+
+def _span(seconds: float) -> str:
+    """A time with two digits."""
+    for unit, size in (("hours", 3600), ("minutes", 60)):
+        if seconds >= 2 * size:
+            return f"{float(f'{seconds / size:.2g}'):g} {unit}"
+    return f"{seconds:.2g} s"
 
 
 def _calls(recipe: Recipe, steps: dict[str, int | None]) -> str:

@@ -7,7 +7,6 @@ is read by the same checks.
 from __future__ import annotations
 
 import difflib
-import json
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -80,6 +79,8 @@ def read(path: str | Path, sets: Sequence[str] = ()) -> Recipe:
     except RecursionError:
         raise ValueError(f"{file} is nested too deeply for a recipe; write it flatter.") from None
     except ValueError as error:
+        if file.suffix == ".json":
+            raise ValueError(f"{file} is a record, not a recipe; couple rerun {file} repeats its run.") from None
         raise ValueError(f"{file} is not TOML ({str(error).rstrip('.'):.200}); correct it there.") from None
     found = lines.places(text)
     _flatten_sweep(data)
@@ -159,7 +160,11 @@ def assign(data: Any, place: Sequence[str | int], value: Any, where: str) -> Non
 
 def place_of(dotted: str) -> Place:
     """The place of a dotted key: whole numbers count from 0 in a list."""
-    return tuple(int(part) if part.isdecimal() and len(part) < 5 else part for part in dotted.split("."))
+    return _counted(dotted.split("."))
+
+
+def _counted(names: Sequence[str]) -> Place:
+    return tuple(int(name) if name.isdecimal() and len(name) < 5 else name for name in names)
 
 
 def _index(data: Any, key: str | int, where: str) -> int:
@@ -172,6 +177,8 @@ def _index(data: Any, key: str | int, where: str) -> int:
 
 
 def _text(file: Path) -> str:
+    if file.is_dir():
+        raise ValueError(f"{file} is a folder; give a TOML file, e.g. recipes/pair.toml.")
     if not file.is_file():
         raise ValueError(f"there is no recipe {file}; give a TOML file, e.g. recipes/pair.toml.")
     with file.open("rb") as opened:
@@ -186,8 +193,8 @@ def _text(file: Path) -> str:
 
 def _setting(text: str) -> tuple[Place, Any]:
     key, equals, value = text.partition("=")
-    key = key.strip()
-    if not (equals and key and all(key.split("."))) or len(text) > 4000:
+    names = lines.names(key) if len(text) <= 4000 else None
+    if not equals or names is None:
         raise ValueError(f"{_SET} {text:.80} sets nothing; write {_SET} edges.0.weight=0.1.")
     try:
         parsed = tomllib.loads(f"value = {value}")
@@ -198,9 +205,9 @@ def _setting(text: str) -> tuple[Place, Any]:
             f"{_SET} {text:.80}: {value.strip()!r:.60} is no TOML value; a string has quotes of its own, "
             f"{_SET} 'trajectories.star.prompt=\"a star\"'."
         )
-    if key.startswith("sweep."):
-        return ("sweep", key.removeprefix("sweep.")), parsed["value"]
-    return place_of(key), parsed["value"]
+    if names[0] == "sweep" and len(names) > 1:
+        return ("sweep", ".".join(names[1:])), parsed["value"]
+    return _counted(names), parsed["value"]
 
 
 def _flatten_sweep(data: dict[str, Any]) -> None:
@@ -230,7 +237,7 @@ def _sentence(error: Any, recipe: Recipe) -> str:
     if error["type"] == "extra_forbidden":
         near = difflib.get_close_matches(key, _EXAMPLES, 1)
         reason, example = "no recipe has this key", _EXAMPLES[near[0]] if near else ""
-    fix = f"; write e.g. {json.dumps(example)[1:-1] if chr(10) in example else example}" if example else "; remove it"
+    fix = f"; write e.g. {example}" if example else "; remove it"
     return f"{recipe.where(*place)}: {shown[:200]!r}: {reason[:300]}{got}{fix}."
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,10 +21,13 @@ from couple.cli.options import Execution
 from couple.cli.sampling import Sampler
 from couple.cli.sheet import Row, contact_sheet
 from couple.cli.stamp import finish
-from couple.recipe import calls, models
+from couple.recipe import calls, fitting, models
 from couple.recipe.reading import Recipe
+from couple.recipe.schema import Contents
 from couple.recipe.sweeping import expand
 
+#: What shows all samples at once: pictures, and clips.
+SHEET, FILM = "sheet.png", "side-by-side.mp4"
 #: For each row the pictures, or the clips, of each trajectory.
 Samples = Mapping[str, Mapping[str, Sequence[Image.Image]]]
 
@@ -44,6 +48,8 @@ def run(recipe: Recipe, out: Path, device: str | None = None, execution: Executi
         ValueError: a model cannot be loaded, a picture not read, or a pipeline refuses what it is called with.
     """
     runs = expand(recipe)
+    quiet_libraries()
+    fitting.check_runs([one for _, one in runs], fetch=True)
     for name, one in runs:
         _run(one, out / name if recipe.contents.sweep else out, device, execution or Execution())
     return 0
@@ -52,13 +58,13 @@ def run(recipe: Recipe, out: Path, device: str | None = None, execution: Executi
 def _run(recipe: Recipe, out: Path, device: str | None, execution: Execution) -> None:
     chosen, contents = choose_device(device), recipe.contents
     with journal() as notes, whole_folder(out) as folder:
-        quiet_libraries()
-        with notes.stage("load"):
-            pipelines = {name: _load(recipe, name, chosen, execution) for name in _used(recipe)}
-        rows = ("uncoupled", "coupled") if contents.output.uncoupled and contents.edges else ("coupled",)
-        nodes = {row: _trajectories(recipe, pipelines, row) for row in rows}
-        joins = calls.edges(recipe, nodes["coupled"])
         sampler = Sampler(execution, contents.max_batch, chosen, out, folder, notes)
+        with notes.stage("load"):
+            pipelines = {name: _load(recipe, name, chosen, execution) for name in models.used(recipe)}
+        rows = _rows(contents)
+        nodes = {row: _trajectories(recipe, pipelines, row) for row in rows}
+        last = nodes[rows[-1]]
+        joins = calls.edges(recipe, last)
         try:
             result = sampler([node for row in rows for node in nodes[row].values()], joins)
         except (TypeError, AttributeError) as error:
@@ -66,13 +72,13 @@ def _run(recipe: Recipe, out: Path, device: str | None, execution: Execution) ->
             raise ValueError(f"{recipe.file}: {error}") from error
         with notes.stage("write"):
             samples = {row: {name: _pictures(result[node]) for name, node in nodes[row].items()} for row in rows}
-            films = {name for name, node in nodes["coupled"].items() if hasattr(result[node], "frames")}
+            films = {name for name, node in last.items() if hasattr(result[node], "frames")}
             _write(folder, recipe, samples, films)
         ran = {
             name: provenance.model(
                 recipe.contents.models[name].model_dump_json(exclude_none=True),
                 pipeline,
-                call=_shared(nodes["coupled"], pipeline),
+                call=_shared(last, pipeline),
                 seeds=[one.seed for one in contents.trajectories.values() if one.model == name],
             )
             for name, pipeline in pipelines.items()
@@ -90,12 +96,16 @@ def _run(recipe: Recipe, out: Path, device: str | None, execution: Execution) ->
         )
         finish(folder, record)
     sampler.forget()
-    print(out)
+    if not contents.edges:
+        print(f"couple: {recipe.file} has no [[edges]]; nothing was coupled", file=sys.stderr)
+    print(next((out / name for name in (SHEET, FILM) if (out / name).exists()), out))
 
 
-def _used(recipe: Recipe) -> list[str]:
-    """The models that a trajectory names, each once."""
-    return list(dict.fromkeys(one.model for one in recipe.contents.trajectories.values()))
+def _rows(contents: Contents) -> tuple[str, ...]:
+    """What the samples are called, each row of them."""
+    if not contents.edges:
+        return ("uncoupled",)
+    return ("uncoupled", "coupled") if contents.output.uncoupled else ("coupled",)
 
 
 def _load(recipe: Recipe, name: str, device: torch.device, execution: Execution) -> Any:
@@ -140,16 +150,17 @@ def _write(folder: Path, recipe: Recipe, samples: Samples, films: set[str]) -> N
             else:
                 for k, picture in enumerate(pictures):
                     picture.save(folder / (f"{stem}.png" if len(pictures) == 1 else f"{stem}-{k}.png"))
-    drawn = [name for name in samples["coupled"] if name not in films]
+    last = list(samples.values())[-1]
+    drawn = [name for name in last if name not in films]
     if drawn:
         rows = [Row(row, "", [picture for name in drawn for picture in made[name]]) for row, made in samples.items()]
-        labels = [_label(recipe, name) for name in drawn for _ in samples["coupled"][name]]
-        contact_sheet(rows, labels).save(folder / "sheet.png")
-    shown = [name for name in samples["coupled"] if name in films]
-    if shown and len({len(samples["coupled"][name]) for name in shown}) == 1:
+        labels = [_label(recipe, name) for name in drawn for _ in last[name]]
+        contact_sheet(rows, labels).save(folder / SHEET)
+    shown = [name for name in last if name in films]
+    if shown and len({len(last[name]) for name in shown}) == 1:
         clips = {row: [made[name] for name in shown] for row, made in samples.items()}
         together = side_by_side(clips, [_label(recipe, name) for name in shown])
-        write_mp4(folder / "side-by-side.mp4", together, fps)
+        write_mp4(folder / FILM, together, fps)
 
 
 def _label(recipe: Recipe, name: str) -> str:

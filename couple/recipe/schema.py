@@ -13,6 +13,8 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$"
 #: Arguments of a call that a recipe sets under their own names, or that are no plain values.
 RESERVED = frozenset({"prompt", "generator", "output_type", "return_dict"})
+#: Laws that go from one strength to another.
+BLENDS = frozenset({"linear", "cosine"})
 #: Runs of one sweep.
 MAX_RUNS = 1000
 
@@ -72,8 +74,9 @@ class Trajectory(_Part):
 class Law(_Part):
     """A weight: a law of `couple.weights` with its strength, in a window of the run if one is given."""
 
-    law: Literal["constant", "rate", "relax", "implicit"] = Field(examples=['law = "relax"'])
+    law: Literal["constant", "rate", "relax", "implicit", "linear", "cosine"] = Field(examples=['law = "relax"'])
     strength: Strength = Field(examples=["strength = 1.0"])
+    end: Strength | None = Field(None, examples=["end = 0.0"])
     decay: float | None = Field(None, ge=0, le=100, examples=["decay = 1.0"])
     window: list[Annotated[float, Field(ge=0, le=1)]] | None = Field(
         None, min_length=2, max_length=2, examples=["window = [0.0, 0.2]"]
@@ -129,7 +132,7 @@ class Contents(_Part):
     max_batch: int | None = Field(None, ge=1, le=4096, examples=["max_batch = 4"])
     output: Output = Field(Output(uncoupled=True, fps=8.0), examples=["[output]"])
     sweep: dict[Annotated[str, Field(min_length=1, max_length=200)], list[Any]] = Field(
-        default_factory=dict, max_length=16, examples=['[sweep]\n"trajectories.star.seed" = [0, 1, 2]']
+        default_factory=dict, max_length=16, examples=['sweep = { "trajectories.star.seed" = [0, 1, 2] }']
     )
 
 

@@ -9,12 +9,14 @@ from __future__ import annotations
 import json
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
+from torch import Tensor
 
 from couple import atomic
 from couple.resume import fingerprint, states
@@ -75,28 +77,16 @@ class Checkpoint:
         """
         if not self.path.exists():
             return None
-        try:
-            then, kept = _opened(self.path)
-        except (
-            SafetensorError,
-            ValueError,
-            KeyError,
-            TypeError,
-            RuntimeError,
-            AttributeError,
-            RecursionError,
-        ) as error:
-            reason = str(error).partition("\n")[0]
-            raise ValueError(
-                f"{self.path} is not a whole checkpoint of couple ({reason:.80}). Remove it to start from the "
-                "beginning, or give another path."
-            ) from None
+        with self._whole():
+            then, tree, tensors = _opened(self.path)
+        # Before tensors go to their devices, which another run may not have.
         if differing := fingerprint.difference(then, run):
             raise ValueError(
                 f"{self.path} is the checkpoint of another run; it differs in {differing}. Make the call as it was, or "
                 "remove the file to start from the beginning."
             )
-        return kept
+        with self._whole():
+            return states.unpacked(tree, tensors)
 
     def prepare(self) -> None:
         """Make the folder, and find out whether a file can be written in it.
@@ -144,8 +134,28 @@ class Checkpoint:
         self._failed = False
         return True
 
+    @contextmanager
+    def _whole(self) -> Iterator[None]:
+        """Say in one sentence what is wrong with a file, of which there are many ways."""
+        try:
+            yield
+        except (
+            SafetensorError,
+            ValueError,
+            KeyError,
+            TypeError,
+            RuntimeError,
+            AttributeError,
+            RecursionError,
+        ) as error:
+            reason = str(error).partition("\n")[0]
+            raise ValueError(
+                f"{self.path} is not a whole checkpoint of couple ({reason:.80}). Remove it to start from the "
+                "beginning, or give another path."
+            ) from None
 
-def _opened(path: Path) -> tuple[dict[str, str], Any]:
+
+def _opened(path: Path) -> tuple[dict[str, str], Any, dict[str, Tensor]]:
     """Read a file; a broken one raises one of many errors."""
     with safe_open(path, framework="pt") as file:
         metadata = file.metadata() or {}
@@ -157,4 +167,4 @@ def _opened(path: Path) -> tuple[dict[str, str], Any]:
     content = json.loads(metadata[_KEY])
     if content["form"] != _FORM:
         raise ValueError(f"its form is {content['form']!r:.20}, and this version of couple reads {_FORM}")
-    return {str(what): str(value) for what, value in content["run"].items()}, states.unpacked(content["kept"], tensors)
+    return {str(what): str(value) for what, value in content["run"].items()}, content["kept"], tensors

@@ -7,6 +7,7 @@ what its networks give instead (`replay`).
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from importlib.metadata import version
@@ -59,16 +60,23 @@ def described(
 def difference(then: Mapping[str, str], now: Mapping[str, str]) -> str:
     """Say what differs between two described runs; empty if nothing does."""
     differing = [what for what in dict.fromkeys([*now, *then]) if then.get(what) != now.get(what)]
-    told = [f"{what} (then {_short(then.get(what))}, now {_short(now.get(what))})" for what in differing[:NAMED]]
+    told = [
+        f"{what} (then {_short(then.get(what), now.get(what))}, now {_short(now.get(what), then.get(what))})"
+        for what in differing[:NAMED]
+    ]
     if len(differing) > NAMED:
         told.append(f"{len(differing) - NAMED} more")
     return ", ".join(told)
 
 
-def _short(text: str | None) -> str:
+def _short(text: str | None, other: str | None) -> str:
+    """A text, or of a long one what is around the first place where it is not as the other."""
     if text is None:
         return "not given"
-    return text if len(text) <= 60 else f"{text[:45]}...{text[-12:]}"
+    if len(text) <= 60:
+        return text
+    start = max(len(os.path.commonprefix([text, other or ""])) - 20, 0)
+    return "..." * (start > 0) + text[start : start + 54] + "..." * (start + 54 < len(text))
 
 
 def _part(part: Any) -> str:
@@ -78,7 +86,7 @@ def _part(part: Any) -> str:
     words = [type(part).__qualname__, _written(public)]
     weight = next(part.parameters(), None) if isinstance(part, nn.Module) else None
     if weight is not None:
-        words.append(f"{weight.dtype} on {weight.device.type}")
+        words.append(f"{weight.dtype} on {weight.device}")
     return " ".join(words)
 
 

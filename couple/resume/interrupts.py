@@ -41,15 +41,19 @@ class Interrupts:
         self.pending = signal.Signals(number)
 
     def act(self, message: str) -> NoReturn:
-        """Stop as the signal would have made the program stop, once its moment has come.
+        """Stop as the signal would have made the program stop, once its moment has come, with a note that says where.
 
         Raises:
             KeyboardInterrupt: after Ctrl-C.
             SystemExit: after SIGTERM, with the exit code 143 by which a shell knows it.
         """
         handler = self._before.get(self.pending) if self.pending else None
-        if callable(handler) and handler is not signal.default_int_handler:
-            handler(self.pending, None)  # the program's own, which may raise something else
-        if self.pending is signal.SIGTERM:
-            raise SystemExit(128 + signal.SIGTERM)
-        raise KeyboardInterrupt(message)
+        try:
+            if callable(handler) and handler is not signal.default_int_handler:
+                handler(self.pending, None)  # the program's own, which may raise something else
+            if self.pending is signal.SIGTERM:
+                raise SystemExit(128 + signal.SIGTERM)
+            raise KeyboardInterrupt(message)
+        except BaseException as stop:
+            stop.add_note(message)
+            raise

@@ -25,7 +25,7 @@ from couple.engine.arrival import Arrival
 from couple.engine.calls import Call
 from couple.engine.precision import HALF
 from couple.engine.requests import Request
-from couple.resume import states
+from couple.resume import momenta, states
 from couple.resume.checkpoint import Checkpoint
 from couple.resume.interrupts import Interrupts
 from couple.resume.steps import Steps, generators
@@ -243,10 +243,11 @@ def check(trajectories: Sequence[Trajectory], method: Any) -> None:
     """Refuse what a checkpoint cannot hold.
 
     Raises:
-        ValueError: a network has a step cache.
+        ValueError: a network has a step cache, or a pipeline a momentum that lives inside its call.
         TypeError: the method does not say what it remembers.
     """
     for trajectory in trajectories:
+        momenta.check(trajectory)
         for network in hooks.networks(trajectory.pipeline):
             if getattr(network, "is_cache_enabled", False):
                 raise ValueError(
@@ -308,5 +309,5 @@ def _put_random(saved: Mapping[str, Tensor]) -> None:
     for device, state in saved.items():
         if device == "cpu":
             torch.set_rng_state(state)
-        elif torch.cuda.is_available():
+        elif torch.device(device).index < torch.cuda.device_count():
             torch.cuda.set_rng_state(state, device)

@@ -42,8 +42,12 @@ def support(scheduler: Any) -> Support:
     """How `scheduler` is read.
 
     Raises:
+        TypeError: it is a class.
         NotImplementedError: the class cannot be coupled or is unknown; the message names it, says why and what to use.
     """
+    if isinstance(scheduler, type):
+        made = f"{scheduler.__name__}()"
+        raise TypeError(f"the scheduler is the class {scheduler.__name__}, not a scheduler. Did you mean {made}?")
     name = type(scheduler).__name__
     for base in type(scheduler).__mro__:
         if base.__name__ in SUPPORTED:
@@ -53,7 +57,8 @@ def support(scheduler: Any) -> Support:
             raise NotImplementedError(f"{name} cannot be coupled: {reason}. Use {instead}.")
     raise NotImplementedError(
         f"{name} is not a scheduler that couple knows, so it cannot tell the noise levels of its steps. Derive it from "
-        f"one of these, or use one: {', '.join(sorted(SUPPORTED))}."
+        "the class whose state it shares: DDIMScheduler (variance preserving), EulerDiscreteScheduler (variance "
+        "exploding) or FlowMatchEulerDiscreteScheduler (flow). `python -m couple.schedulers` lists all that are known."
     )
 
 
@@ -64,6 +69,7 @@ def check(scheduler: Any) -> None:
         scheduler: a diffusers scheduler, or one derived from it; it need not have a schedule yet.
 
     Raises:
+        TypeError: it is a class.
         NotImplementedError: the class is refused or unknown.
         ValueError: a setting makes the levels or x0 undefined.
     """

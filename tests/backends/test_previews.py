@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 import torch
-from diffusers import AutoencoderKL, AutoencoderTiny, FluxPipeline
+from diffusers import AutoencoderKL, AutoencoderTiny, FluxPipeline, WanPipeline
 from PIL import Image
 
 import couple
 from couple import autoencoders, bundled, scenes
 from couple.backends import flux
-from couple.backends.previews import SHOWN, SIDE, Painter, components, local_decoder, projection
+from couple.backends.previews import APART, SHOWN, SIDE, Painter, components, local_decoder, projection
 from tests.tiny import FAMILIES
 
 
@@ -62,7 +62,7 @@ def test_every_family_can_be_watched(name):
     how, pictures, _ = watched(name)
     assert how == ("components" if name == "ltx" else "projection")
     assert len({picture.size for picture in pictures}) == 1 and pictures[0].mode == "RGB"
-    assert pictures[0].height <= SIDE and pictures[0].width <= SIDE * SHOWN
+    assert pictures[0].height <= SIDE and pictures[0].width <= SIDE * SHOWN + SIDE
     assert len({picture.tobytes() for picture in pictures}) > 1
 
 
@@ -92,8 +92,26 @@ def test_views_and_frames_are_spread_over_a_row():
     x0 = torch.randn(1, channels, 9, 4, 6, generator=torch.Generator().manual_seed(0))
     row = painter(x0)
     first = painter(x0[:, :, :1])
-    assert row.size == (first.width * SHOWN, first.height)
+    apart = max(first.height // APART, 1)
+    assert row.size == (first.width * SHOWN + apart * (SHOWN - 1), first.height)
     assert row.crop((0, 0, *first.size)).tobytes() == first.tobytes()
+
+
+def test_later_frames_of_a_video_show_what_was_filmed():
+    pipeline = WanPipeline.from_pretrained(bundled.text_to_video())
+    ground = torch.full((1, 3, 13, 32, 32), -0.8)
+    for frame in range(13):  # a square that goes down and to the right
+        ground[:, :2, frame, 2 + frame : 10 + frame, 2 + frame : 10 + frame] = 0.8
+    with torch.no_grad():
+        latents = pipeline.vae.encode(ground).latent_dist.mode()
+    assert latents.shape[2] == SHOWN and set(autoencoders.scale_and_shift(pipeline.vae)[0]) == {1.0}
+    painter = Painter(couple.Trajectory(pipeline, prompt="x"))
+    row = tensor(painter(latents))
+    assert painter.how == "projection"
+    shown = [row[:, :, 33 * k : 33 * k + 32] for k in range(SHOWN)]
+    found = [[psnr(picture, ground[0, :, frame]) for frame in (0, 4, 8, 12)] for picture in shown]
+    assert [max(range(4), key=row.__getitem__) for row in found] == [0, 1, 2, 3]
+    assert min(found[k][k] for k in range(4)) > 20
 
 
 def test_a_state_without_an_autoencoder_is_shown_as_it_is_or_by_its_components():

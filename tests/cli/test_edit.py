@@ -181,7 +181,7 @@ def test_every_multi_view_model_runs(home, tmp_path, multiview, words):
         (["--size", "33"], r"--size 33x33: .* multiples of 16; try --size 32x32"),
         (["--views", "0-7"], r"view 4 is not in the scene, which has views 0 to 3"),
         (["--reference", "9"], r"view 9 is not in the scene"),
-        (["--device", "abacus"], r"--device abacus cannot be used here"),
+        (["--device", "abacus"], r"--device abacus is no device; write cpu, cuda"),
     ],
     ids=["size", "views", "reference", "device"],
 )

@@ -1,8 +1,11 @@
 """A run leaves a whole folder behind, or nothing."""
 
+import json
+import shutil
+
 import pytest
 
-from couple.cli.folder import RECORD, slug, unused_folder, whole_folder
+from couple.cli.folder import PAGE, RECORD, slug, unused_folder, whole_folder
 
 
 def test_a_good_end_leaves_what_was_written_and_nothing_else(tmp_path):
@@ -25,11 +28,16 @@ def test_an_earlier_run_is_replaced_on_success_and_kept_on_failure(tmp_path):
     run = tmp_path / "run"
     for text in ("first", "second"):
         with whole_folder(run) as folder:
-            (folder / RECORD).write_text(text)
+            (folder / RECORD).write_text(json.dumps({"files": [text, "sub/picture"]}))
             (folder / text).touch()
+            (folder / "sub").mkdir()
+            (folder / "sub" / "picture").touch()
+        (run / PAGE).touch()
+        shutil.rmtree(run / "sub")  # what somebody has thrown away is not missed
     with pytest.raises(ValueError), whole_folder(run) as folder:
         raise ValueError
-    assert (run / RECORD).read_text() == "second"
+    assert json.loads((run / RECORD).read_text())["files"][0] == "second"
+    (run / PAGE).unlink()
     assert sorted(path.name for path in run.iterdir()) == [RECORD, "second"]
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
@@ -41,10 +49,25 @@ def test_an_empty_folder_is_used_and_one_with_other_things_is_refused(tmp_path):
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "cat.png").touch()
     with (
-        pytest.raises(ValueError, match="other things in it; name a new one"),
+        pytest.raises(ValueError, match="other things in it, cat.png; name a new one"),
         whole_folder(tmp_path / "photos"),
     ):
         pass
+
+
+@pytest.mark.parametrize(
+    "record", ['{"files": ["a.png"]}', '{"files": []}', "{}", "[1]", "no JSON", '{"files": 3}', "[" * 100_000]
+)
+@pytest.mark.parametrize("name", ["notes.txt", "thesis/chapter.tex", "link"])
+def test_what_others_have_put_beside_a_run_is_not_lost(tmp_path, record, name):
+    run = tmp_path / "run"
+    (run / name).parent.mkdir(parents=True)
+    (run / name).symlink_to("/nowhere") if name == "link" else (run / name).write_text("mine")
+    (run / RECORD).write_text(record)
+    with pytest.raises(ValueError, match=f"other things in it, .*{name}"), whole_folder(run):
+        pass
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+    assert (run / name).is_symlink() or (run / name).read_text() == "mine"
 
 
 def test_a_file_and_a_place_that_cannot_be_made_are_refused(tmp_path):

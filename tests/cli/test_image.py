@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import termios
+import time
 from pathlib import Path
 
 import pytest
@@ -54,7 +55,12 @@ def test_a_run_leaves_pictures_a_sheet_and_a_record(model, tmp_path, capsys):
     digest = hashlib.sha256(weights.read_bytes()).hexdigest()
     assert ran["components"]["transformer"]["files"] == {weights.name: digest}
     assert set(ran["components"]) == {"vae", "text_encoder", "text_encoder_2", "transformer"}
-    assert record["batch"] == {"max_batch": None, "forwards": record["batch"]["forwards"], "steps": [2, 2, 2, 2]}
+    assert record["batch"] == {
+        "max_batch": None,
+        "forwards": record["batch"]["forwards"],
+        "steps": [2] * 4,
+        "processes": 1,
+    }
     assert record["batch"]["forwards"] > 0 and record["memory"] is None
     assert set(record["seconds"]) == {"load", "encode", "denoise", "decode", "measure", "write"}
     assert set(record["results"]["alignment"]) == {"uncoupled", "coupled"}
@@ -84,7 +90,7 @@ def test_every_graph_takes_every_law(model, tmp_path, graph, law):
     [
         (["--size", "33"], r"--size 33x33: .* multiples of 4; try --size 32x32"),
         (["--size", "32x30"], r"--size 32x30: .* multiples of 4; try --size 32x32"),
-        (["--device", "abacus"], r"--device abacus cannot be used here .*; try --device cpu"),
+        (["--device", "abacus"], r"--device abacus is no device; write cpu, cuda"),
         (["--model", "/nowhere/model"], r"is no folder here and no hub id"),
     ],
 )
@@ -96,7 +102,12 @@ def test_a_run_that_cannot_work_leaves_nothing(model, tmp_path, capsys, options,
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_interrupted_run_leaves_a_checkpoint_from_which_it_goes_on_bit_for_bit(model, tmp_path):
+@pytest.mark.parametrize(
+    ("number", "code", "word"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
+)
+def test_a_run_that_is_stopped_leaves_a_checkpoint_from_which_it_goes_on_bit_for_bit(
+    model, tmp_path, capsys, number, code, word
+):
     command = [Path(sys.executable).parent / "couple", "image", "a", "b", "--model", model, "--steps", "150"]
     # Steps are shown on a terminal only.
     screen, terminal = os.openpty()
@@ -108,19 +119,40 @@ def test_an_interrupted_run_leaves_a_checkpoint_from_which_it_goes_on_bit_for_bi
     told = ""
     while "denoise" not in told:
         told += os.read(screen, 4096).decode()
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     with contextlib.suppress(OSError):  # at the end of a terminal
         while more := os.read(screen, 4096):
             told += more.decode()
-    assert process.wait(timeout=120) == 130
-    assert "Add --resume" in told and "interrupted; no results were written" in told and "Traceback" not in told
+    assert process.wait(timeout=120) == code
+    assert "stopped after" in told and "Add --resume" in told and f"{word}; this run left no results" in told
+    assert "Traceback" not in told
     assert [path.name for path in tmp_path.iterdir()] == [".run-1.checkpoint"]
     assert image(model, tmp_path / "run", "--steps", "150", "--resume", prompts=("a", "b")) == 0
+    assert f"couple: goes on from {tmp_path / '.run-1.checkpoint'}" in capsys.readouterr().err
     assert image(model, tmp_path / "whole", "--steps", "150", prompts=("a", "b")) == 0
     assert sorted(path.name for path in tmp_path.iterdir()) == ["run", "whole"]
     for path in sorted((tmp_path / "whole").glob("*.png")):
         with Image.open(path) as whole, Image.open(tmp_path / "run" / path.name) as resumed:
             assert whole.tobytes() == resumed.tobytes()
+
+
+def test_a_run_that_is_terminated_before_it_samples_leaves_nothing(model, tmp_path):
+    command = [Path(sys.executable).parent / "couple", "image", "a", "b", "--model", model, "--steps", "150"]
+    process = subprocess.Popen([*command, "--out", tmp_path / "run"], stderr=subprocess.PIPE, text=True)
+    while not list(tmp_path.iterdir()):
+        time.sleep(0.01)
+    process.terminate()
+    told = process.communicate(timeout=120)[1]
+    assert process.returncode == 143 and "terminated; this run left no results" in told and "Traceback" not in told
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_resume_says_when_there_is_nothing_to_go_on_with(model, tmp_path, capsys):
+    assert image(model, tmp_path / "run", "--steps", "1", "--resume") == 0
+    told = capsys.readouterr().err
+    assert "starts from the beginning: there is no" in told and "nothing is coupled in one step" in told
+    assert image(model, tmp_path / "run", "--steps", "1", "--resume") == 2
+    assert "run is finished: there is nothing to go on with; leave out --resume" in capsys.readouterr().err
 
 
 def test_a_full_disk_is_told_with_what_to_do(model, tmp_path):
@@ -144,9 +176,12 @@ def test_what_does_not_run_away_is_saved_and_the_exit_code_says_so(model, tmp_pa
     assert "is not finite after step" in told and str(tmp_path / "run-finished") in told
     kept = tmp_path / "run-finished"
     assert [path.name for path in tmp_path.iterdir()] == [kept.name]
-    assert sorted(path.name for path in kept.iterdir()) == ["a-blue-moon-uncoupled.png", "a-pink-star-uncoupled.png"]
+    assert sorted(path.name for path in kept.iterdir()) == [
+        "1-a-pink-star-uncoupled.png",
+        "2-a-blue-moon-uncoupled.png",
+    ]
     assert image(model, tmp_path / "weak", "--weight", "0", "--steps", "4") == 0
-    for name, same in (("a-pink-star", "uncoupled-1-a-pink-star"), ("a-blue-moon", "uncoupled-2-a-blue-moon")):
+    for name, same in (("1-a-pink-star", "uncoupled-1-a-pink-star"), ("2-a-blue-moon", "uncoupled-2-a-blue-moon")):
         with (
             Image.open(kept / f"{name}-uncoupled.png") as saved,
             Image.open(tmp_path / "weak" / f"{same}.png") as whole,

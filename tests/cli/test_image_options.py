@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+import couple
 from couple.cli import run
 
 
@@ -38,6 +39,8 @@ from couple.cli import run
         ),
         (["a", "b", "--size", "0"], r"--size 0 is empty; .* e.g. --size 64"),
         (["a", "b", "--strength", "1"], r"No such option: --strength"),
+        (["a", "b", "--memory", "auto", "--budget", "12"], r"--budget 12 is no size; write it as 12GB or 8GiB"),
+        (["a", "b", "--fp8"], r"--fp8 goes with --memory; try --memory auto --fp8"),
     ],
 )
 def test_a_bad_command_line_is_told_in_a_sentence(arguments, message, capsys, tmp_path, monkeypatch):
@@ -47,6 +50,11 @@ def test_a_bad_command_line_is_told_in_a_sentence(arguments, message, capsys, tm
     assert re.search(rf"^couple: .*{message}", told.err)
     assert told.err.count("\n") == 1 and not told.out
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_version_is_told(capsys):
+    assert run(["--version"]) == 0
+    assert capsys.readouterr().out == f"couple {couple.__version__}\n"
 
 
 def test_help_and_bad_command_lines_need_no_torch():

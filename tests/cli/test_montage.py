@@ -1,10 +1,13 @@
 """Videos side by side and a sheet of their moments hold every clip, in its row, in time."""
 
+import imageio.v3
 import numpy as np
 import pytest
 from PIL import Image
 
+from couple.cli.clips import write_mp4
 from couple.cli.montage import frames_sheet, side_by_side
+from couple.cli.sheet import PAPER
 
 PROMPTS = ["first", "second"]
 
@@ -60,3 +63,10 @@ def test_on_the_sheet_time_runs_across_and_each_video_has_a_row():
 def test_a_short_video_is_on_the_sheet_whole(length):
     found = boxes(frames_sheet({"coupled": [clip(100, length)]}, ["one"]))
     assert set(found) == {(100, 10 * k, 0) for k in range(length)}
+
+
+def test_the_ground_of_a_video_is_that_of_the_sheet(tmp_path):
+    write_mp4(tmp_path / "a.mp4", side_by_side(CLIPS, PROMPTS), 8)
+    ground = imageio.v3.imread(tmp_path / "a.mp4", plugin="FFMPEG")[0, 4, 4].astype(int)
+    # As warm as it was: what is lost in eight bits of luminance and colour is the same in red, green and blue.
+    assert np.abs(ground - PAPER).max() <= 1 and np.ptp(ground - PAPER) == 0

@@ -164,3 +164,18 @@ def test_the_run_itself_is_not_written_over(drawn, capsys):
 def test_rerun_without_a_file_says_how(capsys):
     assert run(["rerun"]) == 2
     assert "couple rerun out/run/run.json" in capsys.readouterr().err
+
+
+def test_a_record_from_before_an_option_was_there_is_repeated_without_it(drawn, tmp_path, capsys):
+    def older(record):
+        del record["request"]["parallel"], record["batch"]["processes"], record["files"]
+
+    edited(drawn, older)
+    assert run(["rerun", str(drawn / "run.json"), "--out", str(tmp_path / "again")]) == 0
+    assert "5 of 5 pictures and clips are equal" in capsys.readouterr().out
+
+
+def test_a_record_lists_what_was_written(runs):
+    for name in COMMANDS:
+        found = {path.relative_to(runs / name).as_posix() for path in (runs / name).rglob("*") if path.is_file()}
+        assert set(stamp.read(runs / name / "run.json").files) == found - {"run.json"}

@@ -50,10 +50,11 @@ def test_every_file_of_a_folder_gets_the_whole_record_and_keeps_its_pixels(tmp_p
     before = [imageio.v3.imread(path) for path in files]
     stamp.finish(tmp_path, record)
     assert sorted(path for path in tmp_path.rglob("*.*")) == sorted([*files, tmp_path / "run.json"])
+    written = record.model_copy(update={"files": [path.relative_to(tmp_path).as_posix() for path in files]})
     for path, pixels in zip(files, before, strict=True):
         assert np.array_equal(imageio.v3.imread(path), pixels)
-        assert stamp.read(path) == record
-    assert stamp.read(tmp_path / "run.json") == record
+        assert stamp.read(path) == written
+    assert stamp.read(tmp_path / "run.json") == written
     about = imageio.v3.immeta(tmp_path / "clip.mp4", plugin="FFMPEG")
     assert about["fps"] == 8 and about["codec"] == "h264"
     with Image.open(tmp_path / "clip.gif") as gif:
@@ -100,7 +101,7 @@ def test_a_file_cut_anywhere_is_read_or_refused(tmp_path, record, frames, kind):
     for length in range(0, len(data), max(len(data) // 150, 1)):
         cut.write_bytes(data[:length])
         try:
-            assert stamp.read(cut) == record
+            assert stamp.read(cut) == record.model_copy(update={"files": [whole.name]})
         except ValueError as error:
             assert "\n" not in str(error)
 

@@ -79,7 +79,7 @@ def test_another_recipe_may_not_go_on_in_the_folder_of_one(recipe, tmp_path):
 def test_what_a_run_refuses_is_in_the_table_and_the_code(recipe, tmp_path, capsys):
     words = ["trajectories.star.call.num_inference_steps=2.5", "sweep.trajectories.star.seed=[0]"]
     assert command.sweep(recipe, sets=[*words, "sweep.edges.0.weight.strength=[0.0]"], out=tmp_path / "out") == 1
-    assert "takes a int" in capsys.readouterr().out
+    assert "takes an int" in capsys.readouterr().out
 
 
 def test_the_command_line_is_checked_before_anything_runs(recipe):

@@ -102,8 +102,8 @@ def test_windows_of_a_panorama_are_averaged_where_they_overlap():
     build, schedule, levels = gaussians.matched(STEPS)["VP"]
     nodes = [
         couple.Trajectory(
-            couple.DenoiserPipeline(couple.ExactDenoiser.gaussian(torch.from_numpy(mean), 0.5), build()),
-            latents=torch.from_numpy(canvas[..., 2 * k : 2 * k + 4]), schedule=schedule, name=f"window {k}",
+            couple.DenoiserPipeline(couple.ExactDenoiser.gaussian(torch.from_numpy(mean)[None], 0.5), build()),
+            latents=torch.from_numpy(canvas[:, None, :, 2 * k : 2 * k + 4]), schedule=schedule, name=f"window {k}",
         )
         for k, mean in enumerate(means)
     ]  # fmt: skip

@@ -215,6 +215,9 @@ def test_shares_are_refused_before_anything_runs(method):
     a, b = node(0), node(1)
     with refuse("`shares` must be like", TypeError):
         method(shares={"a": 1.0})
+    for shares in (3, [1, 2]):
+        with refuse(r"`shares` must map trajectories to numbers, like \{a: 2.0, b: 1.0\}; got", TypeError):
+            method(shares=shares)
     with refuse("the share of 't0' must be finite"):
         method(shares={a: float("nan")})
     with refuse("names 't1', which is not among the trajectories"):

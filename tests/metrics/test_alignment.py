@@ -95,3 +95,16 @@ def test_low_frequency_distance_is_that_of_luminance():
     red, green = torch.zeros(1, 3, 8, 8), torch.zeros(1, 3, 8, 8)
     red[:, 0], green[:, 1] = 1.0, 1.0
     torch.testing.assert_close(low_frequency_distance(red, green), torch.tensor([0.7152 - 0.2126]))
+
+
+@pytest.mark.parametrize("measure", [centroid_distance, mask_iou, edge_correlation, low_frequency_distance])
+def test_what_cannot_be_compared_is_refused(measure):
+    ndim = 3 if measure in (centroid_distance, mask_iou) else 4
+    fits = torch.zeros((1, 3, 8, 8)[-ndim:]) > 0 if ndim == 3 else torch.zeros(1, 3, 8, 8)
+    for other in (fits[..., :4], fits[0]):
+        with pytest.raises(ValueError, match=r"`first` has shape \(.*`second` \(.*of one shape"):
+            measure(fits, other)
+    with pytest.raises(ValueError, match="of one shape"):
+        measure(fits[0], fits[0])
+    with pytest.raises(TypeError, match="`second` must be a tensor; got ndarray"):
+        measure(fits, fits.numpy())

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from scipy.ndimage import correlate
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcessor
 
@@ -60,6 +61,14 @@ def test_ssim_is_the_formula_of_wang_on_mirrored_borders():
 def test_wrong_pictures_are_refused(measure, pictures, references, message):
     with pytest.raises(ValueError, match=message):
         measure(pictures, references)
+
+
+@pytest.mark.parametrize("measure", [psnr, ssim, lpips])
+def test_a_picture_of_pil_is_refused(measure):
+    with pytest.raises(
+        TypeError, match=r"`pictures` must be a tensor; got Image. Let the pipeline.*output_type=\"pt\""
+    ):
+        measure(Image.new("RGB", (48, 48)), torch.zeros(1, 3, 48, 48))
 
 
 @pytest.mark.parametrize(("measure", "size", "message"), [(ssim, 8, "window, 11"), (lpips, 24, "too small for LPIPS")])

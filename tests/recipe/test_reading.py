@@ -6,7 +6,8 @@ import sys
 
 import pytest
 
-from couple import recipe
+from couple import recipe, weights
+from couple.recipe import calls
 from couple.recipe.lines import places
 
 GOOD = """\
@@ -102,7 +103,7 @@ FAULTS = {
     "call-date": (17, "call = { a = 1979-05-27 }", 17, "a call takes numbers"),
     "call-nan": (17, "call = { a = nan }", 17, "a call takes numbers"),
     "call-key": (17, 'call = { "__class__" = 1, "a.b" = 2 }', 17, "'trajectories.moon.call.a.b'.*should match"),
-    "end": (20, 'between = ["star", "mars"]', 20, "there is no trajectory 'mars'; choose from 'star', 'moon'"),
+    "mars": (20, 'between = ["star", "mars"]', 20, "there is no trajectory 'mars'; choose from 'star', 'moon'"),
     "end-code": (20, 'between = ["star", "moon.__class__"]', 20, "should match"),
     "twice": (20, 'between = ["star", "star"]', 20, "one end is named twice"),
     "three": (20, 'between = ["star", "moon", "star[1]"]', 20, 'a pair joins two, got 3; write graph = "complete"'),
@@ -112,12 +113,18 @@ FAULTS = {
     "weight-nan": (21, "weight = nan", 21, "strength': input should be.*; got nan"),
     "window": (21, 'weight = { law = "relax", strength = 1.0, window = [0.5, 0.2] }', 21, r"the window \[0.5, 0.2\] is empty"),
     "decay": (21, 'weight = { law = "rate", strength = 1.0, decay = 1.0 }', 21, "rate has no decay"),
+    "end": (21, 'weight = { law = "relax", strength = 1.0, end = 0.0 }', 21, "relax has no end; write law = .linear. or remove"),
+    "no-end": (21, 'weight = { law = "cosine", strength = 1.0 }', 21, "cosine goes from `strength` to `end`; write .* end = 0.0"),
+    "end-number": (21, 'weight = { law = "linear", strength = 1.0, end = -1 }', 21, "end': input should be greater than or equal to 0"),
+    "steps": (17, "call = { num_inference_steps = 0 }", 17, "`num_inference_steps` is 0; write 1 or more, e.g. num_inference_steps = 24"),
+    "frames": (17, "call = { num_frames = -3 }", 17, "`num_frames` is -3; write 1 or more, e.g. num_frames = 13"),
     "normalize": (21, "weight = 0.1\nnormalize = true", 22, "a pair has nothing to normalize"),
     "graph": (24, 'graph = "ring"', 24, "'edges.1.graph': input should be 'pair', 'chain'"),
-    "energy": (30, 'energy = "huber"', 30, '`delta` is the number of huber and of nothing else; write energy = { name = "huber", delta = 1 }'),
-    "energy-more": (30, 'energy = { name = "cosine", size = 2 }', 30, "`size` is the number of low_pass and of nothing else; remove size"),
+    "energy": (30, 'energy = "huber"', 30, 'huber needs a delta, e.g. energy = { name = "huber", delta = 1.0 }'),
+    "energy-size": (30, 'energy = "low_pass"', 30, 'low_pass needs a size, e.g. energy = { name = "low_pass", size = 4 }'),
+    "energy-more": (30, 'energy = { name = "cosine", size = 2 }', 30, "cosine has no size; remove it"),
     "implicit": (29, 'weight = { law = "implicit", strength = 1.0 }', 29, "implicit solves plain squared distances only"),
-    "sweep-type": (33, "trajectories.star.seed = 3", 32, "'sweep.trajectories.star.seed': input should be a valid list"),
+    "sweep-type": (33, "trajectories.star.seed = 3", 32, "'sweep.trajectories.star.seed': input should be a valid list; got 3; write e.g. sweep = { \"trajectories.star.seed\" = "),
     "sweep-empty": (33, "trajectories.star.seed = []", 32, "has 0 values; write 1 to 1000"),
     "sweep-large": (33, f"trajectories.star.seed = {list(range(600))}", 32, "the sweep has 1800 runs, more than 1000"),
     "sweep-self": (34, '"sweep.a" = [1]', 34, "a sweep does not sweep itself"),
@@ -128,7 +135,7 @@ FAULTS = {
 @pytest.mark.parametrize("fault", FAULTS)
 def test_every_fault_is_a_sentence_with_its_line(file, fault):
     number, line, told, message = FAULTS[fault]
-    changed = list(LINES)
+    changed: list[str] = list(LINES)
     changed[number - 1] = line
     file.write_text("\n".join(changed))
     with pytest.raises(ValueError, match=message) as caught:
@@ -159,7 +166,29 @@ def test_files_that_are_no_recipes(file, content, message):
 
 def test_a_file_that_is_not_there(tmp_path):
     with pytest.raises(ValueError, match="there is no recipe .*; give a TOML file"):
+        recipe.read(tmp_path / "a.toml")
+
+
+def test_what_is_no_recipe_file_says_what_it_is(tmp_path):
+    with pytest.raises(ValueError, match="is a folder; give a TOML file, e.g. recipes/pair.toml"):
         recipe.read(tmp_path)
+    record = tmp_path / "run.json"
+    record.write_text('{"made_by": "couple"}')
+    with pytest.raises(ValueError, match=r"is a record, not a recipe; couple rerun .*run.json repeats its run"):
+        recipe.read(record)
+
+
+def test_a_quoted_key_is_set_as_the_file_would_write_it(file):
+    for key in ('sweep."edges.0.weight"', "sweep.edges.0.weight", "'sweep' . edges.0.'weight'"):
+        assert recipe.read(file, [f"{key}=[1, 2]"]).contents.sweep["edges.0.weight"] == [1, 2]
+    assert recipe.read(file, ['"trajectories"."star".seed=7']).contents.trajectories["star"].seed == 7
+
+
+@pytest.mark.parametrize("law", ["linear", "cosine"])
+def test_a_weight_goes_from_one_strength_to_another(file, law):
+    weight = f'edges.0.weight={{law="{law}", strength=1.0, end=0.25, window=[0.0, 0.5]}}'
+    made = calls.law(recipe.read(file, [weight]).contents.edges[0].weight)
+    assert made == weights.window(getattr(weights, law)(1.0, 0.25), 0.0, 0.5)
 
 
 def test_values_are_set_from_the_command_line(file):

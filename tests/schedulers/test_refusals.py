@@ -52,7 +52,11 @@ def test_an_unknown_scheduler_is_named_with_the_known_ones():
     class Homemade:
         config = {}
 
-    with pytest.raises(NotImplementedError, match="Homemade is not a scheduler that couple knows.*DDIMScheduler"):
+    with pytest.raises(TypeError, match=r"the class Homemade, not a scheduler. Did you mean Homemade\(\)\?"):
+        check(Homemade)
+    with pytest.raises(
+        NotImplementedError, match="Homemade is not a scheduler that couple knows.*DDIMScheduler.*(flow)"
+    ):
         check(Homemade())
 
 
