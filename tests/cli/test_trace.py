@@ -93,9 +93,8 @@ def test_the_gap_without_the_coupling_is_drawn_dashed():
     edge = "'a (coupled)' - 'b (coupled)'"
     coupled = [Point(step, 0.0, "gap", edge, 1.0) for step in range(1, 6)]
     both = [*coupled, *(Point(step, 0.0, trace.UNCOUPLED, edge, 4.0) for step in range(1, 6))]
-    above, below = (
-        [drawn(trace.plot(both), (x, top, x + 1, top + 10)) > 0 for x in range(90, 650)] for top in (40, 160)
-    )
+    panel = trace.plot(both)
+    above, below = ([drawn(panel, (x, top, x + 1, top + 10)) > 0 for x in range(90, 650)] for top in (40, 160))
     assert all(below) and 0.3 < sum(above) / len(above) < 0.8
 
 
