@@ -16,6 +16,7 @@ from typing import Annotated, Any
 import typer
 from typer.exceptions import TyperException
 
+from couple import sizes
 from couple.cli import folder
 
 LAWS = ("constant", "rate", "relax", "implicit")
@@ -96,9 +97,6 @@ Dtype = Annotated[
 ]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps.", show_default="a GPU if there is one")]
 Out = Annotated[Path | None, typer.Option(help="Folder for the results.", show_default="a new one in out/")]
-
-
-_BYTES = r"\s*(\d+(\.\d+)?)\s*([kmgt]?)(i?)b\s*"
 
 
 class Misuse(TyperException):
@@ -233,7 +231,7 @@ def check_execution(execution: Execution) -> None:
     check_choice("parallel", execution.parallel, PARALLEL)
     if execution.budget is not None and execution.memory is None:
         raise Misuse(f"--budget {execution.budget} goes with --memory; try --memory auto --budget {execution.budget}.")
-    if execution.budget is not None and not re.fullmatch(_BYTES, execution.budget, re.IGNORECASE):
+    if execution.budget is not None and sizes.nbytes(execution.budget) is None:
         raise Misuse(f"--budget {execution.budget} is no size; write it as 12GB or 8GiB.")
     if execution.fp8 and execution.memory is None:
         raise Misuse("--fp8 goes with --memory; try --memory auto --fp8.")

@@ -9,7 +9,6 @@ down when it was wrong: every step is warned of and kept in the run's `Report`.
 
 from __future__ import annotations
 
-import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -19,13 +18,10 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from couple import hooks
+from couple import hooks, sizes
 from couple.autoencoders import is_autoencoder
 from couple.engine.merging import Merger
 from couple.trajectory import Trajectory
-
-_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
-_BINARY = {"k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
 
 
 @dataclass(frozen=True)
@@ -67,14 +63,11 @@ class Placement:
 def _bytes(budget: Any) -> int | None:
     if budget is None:
         return None
-    if isinstance(budget, str):
-        found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b\s*", budget, re.IGNORECASE)
-        if found and (found[2] or not found[3]):
-            unit = (_BINARY if found[3] else _UNITS)[found[2].lower()]
-            budget = int(float(found[1]) * unit)
-    if isinstance(budget, bool) or not isinstance(budget, int) or budget < 1:
-        raise ValueError(f"`budget` must be a number of bytes or a size such as '12GB' or '8GiB'; got {budget!r}.")
-    return budget
+    found = sizes.nbytes(budget) if isinstance(budget, str) else budget
+    if isinstance(found, bool) or not isinstance(found, int) or found < 1:
+        got = budget if found is None else found
+        raise ValueError(f"`budget` must be a number of bytes or a size such as '12GB' or '8GiB'; got {got!r}.")
+    return found
 
 
 def _device(device: Any) -> torch.device:

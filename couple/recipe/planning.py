@@ -123,7 +123,6 @@ def _time(
         for name, cls in classes.items():
             home: Any = models.folder(recipe, name, fetch=False)
             pipelines[name] = models.unloaded(cls, home, networks[name])
-        copies = 2 if contents.edges and contents.output.uncoupled else 1
         nodes = [
             Trajectory(
                 pipelines[contents.trajectories[name].model],
@@ -131,7 +130,7 @@ def _time(
                 output_type="latent",
                 **given,
             )
-            for _ in range(copies)
+            for _ in contents.rows
             for name, given in asked.items()
         ]
         work = forecast.rehearsed(nodes, contents.max_batch)
@@ -164,7 +163,7 @@ def _calls(recipe: Recipe, steps: dict[str, int | None]) -> str:
     if None in steps.values():
         return "unknown, as a number of steps is"
     alike = Counter((contents.trajectories[name].model, count or 0) for name, count in steps.items())
-    copies = 2 if contents.edges and contents.output.uncoupled else 1
+    copies = len(contents.rows)
     asked = sum(copies * number * count for (_, count), number in alike.items())
     most = contents.max_batch or copies * len(steps)
     merged = sum(math.ceil(copies * number / most) * count for (_, count), number in alike.items())

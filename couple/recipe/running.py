@@ -23,7 +23,6 @@ from couple.cli.sheet import Row, contact_sheet
 from couple.cli.stamp import finish
 from couple.recipe import calls, fitting, models
 from couple.recipe.reading import Recipe
-from couple.recipe.schema import Contents
 from couple.recipe.sweeping import expand
 
 #: What shows all samples at once: pictures, and clips.
@@ -61,7 +60,7 @@ def _run(recipe: Recipe, out: Path, device: str | None, execution: Execution) ->
         sampler = Sampler(execution, contents.max_batch, chosen, out, folder, notes)
         with notes.stage("load"):
             pipelines = {name: _load(recipe, name, chosen, execution) for name in models.used(recipe)}
-        rows = _rows(contents)
+        rows = contents.rows
         nodes = {row: _trajectories(recipe, pipelines, row) for row in rows}
         last = nodes[rows[-1]]
         joins = calls.edges(recipe, last)
@@ -99,13 +98,6 @@ def _run(recipe: Recipe, out: Path, device: str | None, execution: Execution) ->
     if not contents.edges:
         print(f"couple: {recipe.file} has no [[edges]]; nothing was coupled", file=sys.stderr)
     print(next((out / name for name in (SHEET, FILM) if (out / name).exists()), out))
-
-
-def _rows(contents: Contents) -> tuple[str, ...]:
-    """What the samples are called, each row of them."""
-    if not contents.edges:
-        return ("uncoupled",)
-    return ("uncoupled", "coupled") if contents.output.uncoupled else ("coupled",)
 
 
 def _load(recipe: Recipe, name: str, device: torch.device, execution: Execution) -> Any:

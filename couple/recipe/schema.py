@@ -135,5 +135,12 @@ class Contents(_Part):
         default_factory=dict, max_length=16, examples=['sweep = { "trajectories.star.seed" = [0, 1, 2] }']
     )
 
+    @property
+    def rows(self) -> tuple[str, ...]:
+        """What the samples are called, each row of them."""
+        if not self.edges:
+            return ("uncoupled",)
+        return ("uncoupled", "coupled") if self.output.uncoupled else ("coupled",)
+
 
 PARTS: tuple[type[BaseModel], ...] = (Contents, Model, Trajectory, Law, Energy, Edge, Output)
